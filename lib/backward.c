@@ -1,0 +1,197 @@
+/*
+ * Backward of one adapter (docs/method.md, equations 4 to 8), block of rows by block, so
+ * that a block of dY is still in the cache for its second product:
+ *
+ *     D = c dY B                      dB += c dY^T (H * g)
+ *     dg = column sums of D * H       dA += (D * g)^T drop(X)
+ *                                     dX += drop'((D * g) A)
+ *
+ * A block is done in three rounds, each of which can be cut without two parts writing
+ * the same element: D by rows; dA and dB by columns; dX by rows.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+struct pass {
+    bl_adapter        *adapter;
+    bl_tape           *tape;
+    struct bl__dropout dropout;
+    int64_t            row, rows, row_parts, in_parts, out_parts; /* the block */
+    double             beta; /* 0: the first block since a step overwrites dA and dB */
+    void              *dx;
+    int64_t            lddx;
+    const void        *dy;
+    int64_t            lddy;
+    const void        *x;
+    int64_t            ldx;
+};
+
+static const void *parameters(const struct pass *pass, int64_t offset)
+{
+    const bl_group *const group = pass->adapter->group;
+    return bl__at_const(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, offset);
+}
+
+static void *gradients(const struct pass *pass, int64_t offset)
+{
+    const bl_group *const group = pass->adapter->group;
+    return bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, offset);
+}
+
+/* D, and the block's drop(X) where dA will need it */
+static void differentiate_rows(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const int32_t            dtype = adapter->group->dtype;
+    const int64_t from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
+    const int64_t row = pass->row + from;
+    bl__gemm(dtype, 0, 1, rows, adapter->rank, adapter->out, adapter->scaling,
+             bl__at_const(dtype, pass->dy, row * pass->lddy), pass->lddy,
+             parameters(pass, adapter->b), adapter->out, 0,
+             bl__at(dtype, pass->tape->d, from * adapter->rank), adapter->rank);
+    if (pass->dropout.q > 0 && !adapter->frozen) {
+        bl__dropout_copy(dtype, &pass->dropout, row, rows, adapter->in,
+                         bl__at(dtype, pass->tape->dropped, from * adapter->in),
+                         adapter->in, bl__at_const(dtype, pass->x, row * pass->ldx),
+                         pass->ldx);
+    }
+}
+
+/* A panel of columns of dB (the first out_parts parts) or of dA */
+static void gather_columns(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const int32_t            dtype = adapter->group->dtype;
+    const int64_t            r = adapter->rank;
+    if (part < pass->out_parts) {
+        const int64_t out = adapter->out;
+        const int64_t from = bl__part_start(out, pass->out_parts, part);
+        const int64_t cols = bl__part_start(out, pass->out_parts, part + 1) - from;
+        bl__gemm(dtype, 1, 0, r, cols, pass->rows, adapter->scaling, pass->tape->hg, r,
+                 bl__at_const(dtype, pass->dy, pass->row * pass->lddy + from), pass->lddy,
+                 pass->beta, gradients(pass, adapter->b + from), out);
+        return;
+    }
+    const int64_t in = adapter->in;
+    const int64_t from = bl__part_start(in, pass->in_parts, part - pass->out_parts);
+    const int64_t cols =
+        bl__part_start(in, pass->in_parts, part - pass->out_parts + 1) - from;
+    const int   dropout = pass->dropout.q > 0;
+    const void *x = dropout ? bl__at_const(dtype, pass->tape->dropped, from)
+                            : bl__at_const(dtype, pass->x, pass->row * pass->ldx + from);
+    bl__gemm(dtype, 1, 0, r, cols, pass->rows, 1, pass->tape->d, r, x,
+             dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from), in);
+}
+
+static void pass_on_rows(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const int32_t            dtype = adapter->group->dtype;
+    const int64_t            in = adapter->in;
+    const int64_t from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
+    const int64_t row = pass->row + from;
+    const void *const d = bl__at_const(dtype, pass->tape->d, from * adapter->rank);
+    void *const       dx = bl__at(dtype, pass->dx, row * pass->lddx);
+    if (pass->dropout.q > 0) {
+        void *const dropped = bl__at(dtype, pass->tape->dropped, from * in);
+        bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
+                 parameters(pass, adapter->a), in, 0, dropped, in);
+        bl__dropout_add(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in);
+    } else {
+        bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
+                 parameters(pass, adapter->a), in, 1, dx, pass->lddx);
+    }
+}
+
+static void backward_block(struct pass *pass)
+{
+    bl_adapter *const     adapter = pass->adapter;
+    const bl_group *const group = adapter->group;
+    bl_tape *const        tape = pass->tape;
+    const int64_t         r = adapter->rank;
+    const int64_t         rows = pass->rows;
+    const void *const     h = bl__at_const(group->dtype, tape->h, pass->row * r);
+    pass->row_parts = bl__parts(group, rows);
+    pass->in_parts = bl__parts(group, adapter->in);
+    pass->out_parts = bl__parts(group, adapter->out);
+    bl__parallel_for(group, pass->row_parts, differentiate_rows, pass);
+    if (!adapter->frozen) {
+        bl__add_column_dots(group->dtype, tape->dg, tape->d, h, rows, r);
+    }
+    bl__scale_columns(group->dtype, tape->d, tape->d, rows, r, tape->g);
+    if (!adapter->frozen) {
+        bl__scale_columns(group->dtype, tape->hg, h, rows, r, tape->g);
+        bl__parallel_for(group, pass->out_parts + pass->in_parts, gather_columns, pass);
+    }
+    if (pass->dx != NULL) {
+        bl__parallel_for(group, pass->row_parts, pass_on_rows, pass);
+    }
+}
+
+int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t lddx,
+                void *dy, int64_t lddy, const void *x, int64_t ldx)
+{
+    int rc;
+    if ((rc = bl__pass_check(adapter, tape, n)) != 0 ||
+        (rc = bl__matrix_check("dy", dy, n, adapter->out, lddy)) != 0 ||
+        (rc = bl__matrix_check("x", x, n, adapter->in, ldx)) != 0 ||
+        (dx != NULL && (rc = bl__matrix_check("dx", dx, n, adapter->in, lddx)) != 0)) {
+        return rc;
+    }
+    if (!tape->keep || !tape->filled) {
+        return bl__fail(BL_E_STATE, "%s",
+                        !tape->keep ? "the tape was made with keep 0, for inference only"
+                                    : "the tape holds no forward");
+    }
+    if (n != tape->n) {
+        return bl__fail(BL_E_SHAPE, "n is %lld, the tape's forward had %lld rows",
+                        (long long) n, (long long) tape->n);
+    }
+    if (tape->version != adapter->group->version) {
+        return bl__fail(BL_E_STATE, "parameters of %s have changed since the forward",
+                        adapter->name);
+    }
+    struct pass pass = {
+        .adapter = adapter,
+        .tape = tape,
+        .dropout = bl__tape_dropout(adapter, tape->key),
+        .beta = adapter->has_gradient ? 1 : 0,
+        .dx = dx,
+        .lddx = lddx,
+        .dy = dy,
+        .lddy = lddy,
+        .x = x,
+        .ldx = ldx,
+    };
+    if (n == 0) {
+        return 0;
+    }
+    memset(tape->dg, 0, (size_t) adapter->rank * sizeof *tape->dg);
+    for (; pass.row < n; pass.row += pass.rows) {
+        pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
+        backward_block(&pass);
+        pass.beta = 1;
+    }
+    if (!adapter->frozen && adapter->s != adapter->end) {
+        const bl_group *const group = adapter->group;
+        const uint8_t *const  mask = group->mask + adapter->first_rank;
+        void *const           ds = gradients(&pass, adapter->s);
+        if (!adapter->has_gradient) {
+            memset(ds, 0, (size_t) adapter->rank * bl__dtype_bytes(group->dtype));
+        }
+        /* A silenced rank is a constant: its g does not reach the output. */
+        for (int64_t i = 0; i < adapter->rank; i++) {
+            tape->dg[i] = mask[i] ? tape->dg[i] : 0;
+        }
+        bl__score_backward(group->dtype, ds, tape->true_g, tape->dg, adapter->rank,
+                           group->options.temperature);
+    }
+    adapter->has_gradient = !adapter->frozen;
+    return 0;
+}

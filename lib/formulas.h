@@ -1,0 +1,74 @@
+/*
+ * Pure formulas on plain arrays: scores, AdamW, schedule, element-wise passes. No
+ * handles, no allocation; these are what the golden tests pin down.
+ */
+#ifndef BEAMLORA_LIB_FORMULAS_H
+#define BEAMLORA_LIB_FORMULAS_H
+
+#include "doors.h"
+
+/* ----- elementwise.c: typed passes over [rows, cols] ----- */
+
+double bl__get(int32_t dtype, const void *data, int64_t index);
+void   bl__set(int32_t dtype, void *data, int64_t index, double value);
+/* Address of element `index`. */
+void       *bl__at(int32_t dtype, void *data, int64_t index);
+const void *bl__at_const(int32_t dtype, const void *data, int64_t index);
+
+/* dst[i, j] = src[i, j] * g[j]; dst may be src. */
+void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
+                       int64_t cols, const double *g);
+/* sums[j] += sum over i of a[i, j] * b[i, j] */
+void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
+                         int64_t rows, int64_t cols);
+/* Sum of squares, and largest |x| (infinite or NaN if any is). */
+double bl__sum_squares(int32_t dtype, const void *data, int64_t count);
+double bl__max_abs(int32_t dtype, const void *data, int64_t count);
+
+/* Dropout mask M of rows first_row.. of an activation [., cols]: 0 or 1 / (1 - q). */
+struct bl__dropout {
+    double   q;
+    uint64_t key;
+};
+/* dst = src * M, and dst += src * M */
+void bl__dropout_copy(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
+                      int64_t rows, int64_t cols, void *dst, int64_t lddst,
+                      const void *src, int64_t ldsrc);
+void bl__dropout_add(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
+                     int64_t rows, int64_t cols, void *dst, int64_t lddst,
+                     const void *src, int64_t ldsrc);
+
+/* ----- score.c ----- */
+
+/* g = r softmax(s / tau) over the ranks that are not removed; removed ones get 0. */
+void bl__score_importance(int32_t dtype, const void *s, const uint8_t *removed, int64_t r,
+                          double tau, double *g);
+/* ds[i] += g_i (dg_i - (g . dg) / r) / tau */
+void bl__score_backward(int32_t dtype, void *ds, const double *g, const double *dg,
+                        int64_t r, double tau);
+
+/* ----- adamw.c ----- */
+
+struct bl__adamw {
+    double grad_scale;
+    double beta1, beta2, epsilon;
+    double keep;           /* 1 - lr wd          */
+    double step;           /* lr / (1 - beta1^t) */
+    double inverse_root;   /* 1 / sqrt(1 - beta2^t) */
+};
+
+struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,
+                              double grad_scale);
+/* One step over p, m, v, gradient [count]. */
+void bl__adamw(int32_t dtype, const struct bl__adamw *a, int64_t count, void *p, void *m,
+               void *v, const void *gradient);
+
+/* ----- schedule.c: all with options whose (auto) values are worked out ----- */
+
+int    bl__schedule_due(const bl_options *options, int64_t t);
+int    bl__schedule_snapshot_due(const bl_options *options, int64_t t);
+double bl__schedule_threshold(const bl_options *options, int64_t t);
+/* 0, or BL_E_OPTIONS with the reason why no rank would ever be reallocated. */
+int bl__schedule_check(const bl_options *options, int64_t largest_rank);
+
+#endif

@@ -1,0 +1,87 @@
+/*
+ * Forward of one adapter (docs/method.md, equations 1 and 3), block of rows by block:
+ *
+ *     H = drop(X) A^T          Y += c (H * g) B^T
+ *
+ * H stays in the tape for the backward; scaling and accumulation ride on the products.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+struct pass {
+    const bl_adapter  *adapter;
+    bl_tape           *tape;
+    struct bl__dropout dropout;
+    int64_t            row, rows, parts; /* the block */
+    void              *y;
+    int64_t            ldy;
+    const void        *x;
+    int64_t            ldx;
+};
+
+static void forward_rows(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const bl_tape *const     tape = pass->tape;
+    const int32_t            dtype = adapter->group->dtype;
+    const void *const p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
+    const int64_t     r = adapter->rank;
+    const int64_t     from = bl__part_start(pass->rows, pass->parts, part);
+    const int64_t     rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
+    const int64_t     row = pass->row + from;
+
+    const void *x = bl__at_const(dtype, pass->x, row * pass->ldx);
+    int64_t     ldx = pass->ldx;
+    if (pass->dropout.q > 0) {
+        void *const dropped = bl__at(dtype, tape->dropped, from * adapter->in);
+        bl__dropout_copy(dtype, &pass->dropout, row, rows, adapter->in, dropped,
+                         adapter->in, x, ldx);
+        x = dropped;
+        ldx = adapter->in;
+    }
+    void *const h = bl__at(dtype, tape->h, (tape->keep ? row : from) * r);
+    void *const hg = bl__at(dtype, tape->hg, from * r);
+    void *const y = bl__at(dtype, pass->y, row * pass->ldy);
+    bl__gemm(dtype, 0, 1, rows, r, adapter->in, 1, x, ldx,
+             bl__at_const(dtype, p, adapter->a), adapter->in, 0, h, r);
+    bl__scale_columns(dtype, hg, h, rows, r, tape->g);
+    bl__gemm(dtype, 0, 0, rows, adapter->out, r, adapter->scaling, hg, r,
+             bl__at_const(dtype, p, adapter->b), adapter->out, 1, y, pass->ldy);
+}
+
+int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int64_t ldy,
+               const void *x, int64_t ldx, int64_t key)
+{
+    int rc;
+    if ((rc = bl__pass_check(adapter, tape, n)) != 0 ||
+        (rc = bl__matrix_check("y", y, n, adapter->out, ldy)) != 0 ||
+        (rc = bl__matrix_check("x", x, n, adapter->in, ldx)) != 0) {
+        return rc;
+    }
+    if (key < BL_NO_DROPOUT) {
+        return bl__fail(BL_E_RANGE, "key is %lld, must be at least 0, or BL_NO_DROPOUT",
+                        (long long) key);
+    }
+    struct pass pass = {
+        .adapter = adapter,
+        .tape = tape,
+        .dropout = bl__tape_dropout(adapter, key),
+        .y = y,
+        .ldy = ldy,
+        .x = x,
+        .ldx = ldx,
+    };
+    bl__adapter_importance(adapter, tape->g, tape->true_g);
+    for (pass.row = 0; pass.row < n; pass.row += pass.rows) {
+        pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
+        pass.parts = bl__parts(adapter->group, pass.rows);
+        bl__parallel_for(adapter->group, pass.parts, forward_rows, &pass);
+    }
+    tape->n = n;
+    tape->key = key;
+    tape->version = adapter->group->version;
+    tape->filled = 1;
+    return 0;
+}

@@ -1,0 +1,162 @@
+/*
+ * The handles' insides, and what the files that work on handles offer one another.
+ * The order here is the order of the layers: a function uses only what stands above it.
+ */
+#ifndef BEAMLORA_LIB_INTERNAL_H
+#define BEAMLORA_LIB_INTERNAL_H
+
+#include "formulas.h"
+
+/* parameters, gradients, m, v, and up to four attached by the host */
+#define BL__BUFFERS 8
+#define BL__NAME_BYTES 201
+#define BL__BUFFER_NAME_BYTES 33
+
+struct bl_adapter {
+    bl_group *group;
+    int64_t   index, in, out, rank;
+    double    scaling;
+    int64_t   a, b, s, end;  /* element offsets in every buffer; s == end: no scores */
+    int64_t   first_rank;    /* offset in the group's arrays by rank                 */
+    uint64_t  seed;
+    int32_t   frozen;
+    int32_t   has_gradient;  /* a backward has reached it since the last step        */
+    char      name[BL__NAME_BYTES];
+};
+
+struct bl__buffer {
+    void   *data; /* [elements]; NULL: the group has no such buffer */
+    void   *history; /* [history_depth][elements] or NULL           */
+    int32_t fresh;   /* bl_fresh                                    */
+    char    name[BL__BUFFER_NAME_BYTES];
+};
+
+struct bl_group {
+    bl_options           options; /* every (auto) worked out */
+    struct bl__allocator allocator;
+    int64_t              count;
+    bl_adapter          *adapters;
+    int64_t              elements; /* of a buffer */
+    int64_t              ranks;    /* of all adapters together */
+    struct bl__buffer    buffers[BL__BUFFERS];
+    int32_t              buffer_count;
+    int32_t              dtype;
+    int64_t              t;
+    uint64_t             version; /* of the parameters: tapes are compared with it */
+    int64_t              snapshots; /* taken so far */
+    int64_t             *snapshot_step; /* [history_depth], -1: empty */
+    int64_t             *born;    /* [ranks] step after which a rank was last overwritten */
+    uint8_t             *removed; /* [ranks] 1: pruned for good   */
+    uint8_t             *mask;    /* [ranks] 0: silenced by the host */
+    uint8_t             *frozen;  /* [count] as the state saves it */
+    double              *settings; /* as the state saves them     */
+    void                *scratch; /* [largest rank * max(in, out)] for moves in place */
+    double              *scratch_scores; /* [largest rank] */
+    uint8_t             *scratch_ranks;  /* [ranks] */
+    bl_plan             *plan;
+    void                *owned[4]; /* parameters, gradients, moments, history */
+};
+
+/* ----- options.c ----- */
+
+/* Copy the caller's options (NULL: defaults), check them and work out every (auto).
+ * `largest_rank` bounds what a reallocation can do. */
+int bl__options_read(bl_options *out, const bl_options *opt);
+int bl__options_resolve(bl_options *options, int64_t largest_rank);
+/* Spec `index` of an array, with the options' values where it has none. */
+int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
+                  const bl_options *options);
+/* Settings that a resumed run must share, as numbers with names. */
+int64_t     bl__settings_count(void);
+const char *bl__settings_name(int64_t index);
+double      bl__settings_value(const bl_options *options, int64_t index);
+
+/* ----- adapter.c, group.c ----- */
+
+/* Tensor of an adapter: its element offset in every buffer, and its shape; -1: none. */
+int64_t bl__tensor(const bl_adapter *adapter, int32_t tensor, int64_t *rows,
+                   int64_t *cols);
+/* Effective importance, masked ranks 0, and the true one (NULL: not wanted). */
+void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g);
+/* |c| g_i |b_i| |a_i| for each rank */
+void bl__adapter_norms(const bl_adapter *adapter, const double *g, double *norms);
+/* Gradients that no backward has reached since the last step become zero. */
+void bl__group_settle_gradients(bl_group *group);
+void bl__group_forget_gradients(bl_group *group);
+
+/* ----- history.c ----- */
+
+/* A buffer's entry at a tensor's offset in ring slot `slot`. */
+const void *bl__history_at(const bl_group *group, int32_t buffer, int64_t slot,
+                           int64_t offset);
+void bl__history_snapshot(bl_group *group);
+/* Slot whose age is nearest to the wanted one among those that show the present path of
+ * rank `rank` of `adapter`; -1: none. */
+int64_t bl__history_find(const bl_adapter *adapter, int64_t rank);
+/* Slot of the snapshot of exactly this age; -1: gone. */
+int64_t bl__history_slot(const bl_group *group, int64_t age);
+
+/* ----- plan.c ----- */
+
+/* A rank in the order: by importance, then module, then index. */
+struct bl__entry {
+    double  importance;
+    double  contribution; /* g |b| |a| over its mean in the module */
+    int64_t module, rank;
+    int64_t pruned;
+};
+
+struct bl_plan {
+    struct bl__allocator allocator;
+    int64_t              capacity, count, step;
+    double               threshold;
+    int64_t             *modules, *pruned, *sources, *ages;
+    int32_t             *actions;
+    double              *importances;
+    struct bl__entry    *entries; /* [capacity] scratch of bl_group_plan */
+    struct bl__entry    *module_entries; /* [capacity] */
+    double              *g;       /* [capacity] */
+    double              *norms;   /* [capacity] */
+    int64_t             *order;   /* [capacity] */
+};
+
+int    bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
+                       int64_t capacity);
+size_t bl__plan_bytes(int64_t capacity);
+
+/* ----- tape.c ----- */
+
+struct bl_tape {
+    struct bl__allocator allocator;
+    const bl_adapter    *adapter;
+    int64_t              max_n, block; /* rows at a time */
+    int64_t              n, key;
+    uint64_t             version;
+    int32_t              keep, filled;
+    double              *g, *true_g, *dg; /* [rank] each */
+    void                *h;    /* [max_n or block, rank] x A^T            */
+    void                *hg;   /* [block, rank] h * g                     */
+    void                *d;    /* [block, rank] c dy B, then times g      */
+    void                *dropped; /* [block, in] drop(x); NULL without dropout */
+};
+
+/* Bytes that bl_tape_create takes; SIZE_MAX: more than there are. */
+size_t bl__tape_bytes(const bl_options *options, int64_t in, int64_t out, int64_t rank,
+                      int64_t max_n, int32_t keep);
+/* The tape's dropout, for its adapter and key; q = 0: none. */
+struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key);
+
+/* Checks that forward and backward share. */
+int bl__pass_check(const bl_adapter *adapter, const bl_tape *tape, int64_t n);
+int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols,
+                     int64_t ld);
+
+/* Run task(context, i) for i in [0, count): on the host's threads if it gave any. */
+void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
+                      void *context);
+/* Into how many parts to cut `size`, and part i's start. A function of the size alone
+ * once the host gives a parallel_for, so results do not depend on its threads. */
+int64_t bl__parts(const bl_group *group, int64_t size);
+int64_t bl__part_start(int64_t size, int64_t parts, int64_t i);
+
+#endif

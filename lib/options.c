@@ -1,0 +1,393 @@
+/*
+ * Options and specs: reading structs of another size, ranges, the (auto) values, the
+ * presets, and the list of settings that a resumed run must share. A struct's first
+ * field is its size as the caller knows it; new fields are only added at the end.
+ */
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* The layout is the ABI: a failure here is a new SONAME or a mistake. */
+_Static_assert(sizeof(void *) == 8, "libbeamlora is made for 64-bit platforms");
+_Static_assert(sizeof(bl_options) == 336, "bl_options");
+_Static_assert(offsetof(bl_options, seed) == 56, "bl_options");
+_Static_assert(offsetof(bl_options, total_steps) == 128, "bl_options");
+_Static_assert(offsetof(bl_options, crossing) == 184, "bl_options");
+_Static_assert(offsetof(bl_options, expand) == 224, "bl_options");
+_Static_assert(offsetof(bl_options, parallel_for) == 272, "bl_options");
+_Static_assert(sizeof(bl_spec) == 56, "bl_spec");
+_Static_assert(sizeof(bl_memory) == 72, "bl_memory");
+_Static_assert(sizeof(bl_view) == 40, "bl_view");
+_Static_assert(sizeof(bl_array) == BL_NAME_MAX + 32, "bl_array");
+
+static const size_t first_options_size = 336; /* of release 0.1 */
+static const size_t first_spec_size = 56;
+
+/* Steps beyond this would not be exact as a double. */
+static const int64_t largest_step = (int64_t) 1 << 53;
+
+int bl_options_init(bl_options *opt, size_t size)
+{
+    if (opt == NULL) {
+        return bl__fail(BL_E_ARG, "opt is NULL");
+    }
+    if (size < first_options_size) {
+        return bl__fail(BL_E_OPTIONS, "size is %zu, must be at least %zu", size,
+                        first_options_size);
+    }
+    bl_options defaults = {
+        .size = size,
+        .method = BL_METHOD_BEAMLORA,
+        .rank = 8,
+        .alpha = 16,
+        .reallocation = 1,
+        .beta1 = 0.9,
+        .beta2 = 0.999,
+        .epsilon = 1e-8,
+        .b_lr_ratio = 1,
+        .score_lr_ratio = 1,
+    };
+    bl_options_preset(&defaults, BL_PRESET_PAPER);
+    memset(opt, 0, size);
+    memcpy(opt, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    opt->size = size;
+    return 0;
+}
+
+int bl_options_preset(bl_options *opt, int32_t preset)
+{
+    if (opt == NULL) {
+        return bl__fail(BL_E_ARG, "opt is NULL");
+    }
+    if (preset < BL_PRESET_PAPER || preset > BL_PRESET_TIGHTENING) {
+        return bl__fail(BL_E_RANGE, "preset is %d, must be in [%d, %d]", (int) preset,
+                        BL_PRESET_PAPER, BL_PRESET_TIGHTENING);
+    }
+    const int published = preset == BL_PRESET_PUBLISHED;
+    const int tightening = preset == BL_PRESET_TIGHTENING;
+    opt->temperature = 0;
+    opt->period = 0;
+    opt->start = 0;
+    opt->p_start = tightening ? 1 : 0.95;
+    opt->p_end = tightening ? 0.95 : 1;
+    opt->p_curve = BL_CURVE_COSINE;
+    opt->p_steps = 0;
+    opt->scope = published ? BL_SCOPE_JOINT : BL_SCOPE_MODULE;
+    opt->crossing = published ? BL_CROSSING_PRUNED : BL_CROSSING_KEPT;
+    opt->importance = BL_IMPORTANCE_SCORE;
+    opt->select = BL_SELECT_LOWEST;
+    opt->max_prune_fraction = published ? 1 : 0.5;
+    opt->expand = BL_EXPAND_HISTORY;
+    opt->moments = published ? BL_MOMENTS_KEEP : BL_MOMENTS_COPY;
+    opt->pairing = BL_PAIRING_SHUFFLED;
+    opt->transfer = BL_TRANSFER_MEAN;
+    opt->history_depth = 1;
+    opt->history_interval = 0;
+    opt->history_phase = -1;
+    opt->history_age = -1;
+    opt->b_lr_ratio = 1;
+    opt->score_lr_ratio = 1;
+    return 0;
+}
+
+/* Copy a struct that begins with its size into ours of `size` bytes, which holds
+ * defaults: a shorter one leaves the rest, a longer one must end in zeros. */
+static int read_struct(void *ours, size_t size, const void *theirs, size_t first_size,
+                       const char *name)
+{
+    size_t given;
+    memcpy(&given, theirs, sizeof given);
+    if (given < first_size) {
+        return bl__fail(BL_E_OPTIONS, "%s's size is %zu, must be at least %zu: was it "
+                                      "initialised?",
+                        name, given, first_size);
+    }
+    const unsigned char *bytes = theirs;
+    for (size_t i = size; i < given; i++) {
+        if (bytes[i] != 0) {
+            return bl__fail(BL_E_OPTIONS,
+                            "%s asks for something this version does not know (byte %zu)",
+                            name, i);
+        }
+    }
+    memcpy(ours, theirs, given < size ? given : size);
+    memcpy(ours, &size, sizeof size);
+    return 0;
+}
+
+/* ----- ranges ----- */
+
+static int check_choice(const char *name, int32_t value, int32_t last)
+{
+    if (value < 0 || value > last) {
+        return bl__fail(BL_E_RANGE, "%s is %d, must be in [0, %d]", name, (int) value,
+                        (int) last);
+    }
+    return 0;
+}
+
+static int check_integer(const char *name, int64_t value, int64_t low, int64_t high)
+{
+    if (value < low || value > high) {
+        return bl__fail(BL_E_RANGE, "%s is %lld, must be in [%lld, %lld]", name,
+                        (long long) value, (long long) low, (long long) high);
+    }
+    return 0;
+}
+
+/* low <= value <= high, or < high if `open` */
+static int check_real(const char *name, double value, double low, double high, int open)
+{
+    if (!(value >= low && (open ? value < high : value <= high))) {
+        return bl__fail(BL_E_RANGE, "%s is %g, must be in [%g, %g%c", name, value, low,
+                        high, open ? ')' : ']');
+    }
+    return 0;
+}
+
+static int check_adapter_options(const bl_options *o)
+{
+    int rc;
+    if ((rc = check_choice("method", o->method, BL_METHOD_BEAMLORA)) != 0 ||
+        (rc = check_choice("scaling", o->scaling, BL_SCALING_RSLORA)) != 0 ||
+        (rc = check_integer("rank", o->rank, 1, INT_MAX)) != 0 ||
+        (rc = check_real("alpha", o->alpha, -1e300, 1e300, 0)) != 0 ||
+        (rc = check_real("dropout", o->dropout, 0, 1, 1)) != 0 ||
+        (rc = check_real("temperature", o->temperature, 0, 1e300, 0)) != 0 ||
+        (rc = check_choice("parameter_dtype", o->parameter_dtype, BL_F64)) != 0 ||
+        (rc = check_choice("activation_dtype", o->activation_dtype, BL_F64)) != 0) {
+        return rc;
+    }
+    if (o->activation_dtype != o->parameter_dtype) {
+        return bl__fail(BL_E_OPTIONS,
+                        "activation_dtype is %d, must equal parameter_dtype (%d) in this "
+                        "version",
+                        (int) o->activation_dtype, (int) o->parameter_dtype);
+    }
+    if ((o->alloc == NULL) != (o->free == NULL)) {
+        return bl__fail(BL_E_OPTIONS, "alloc and free go together: one of them is NULL");
+    }
+    const void *const given[] = {o->parameters, o->gradients, o->moments_mv};
+    const char *const names[] = {"parameters", "gradients", "moments_mv"};
+    for (int i = 0; i < 3; i++) {
+        if ((uintptr_t) given[i] % BL__ALIGNMENT != 0) {
+            return bl__fail(BL_E_ARG, "%s is not aligned to %zu bytes", names[i],
+                            BL__ALIGNMENT);
+        }
+    }
+    return 0;
+}
+
+static int check_optimizer_options(const bl_options *o)
+{
+    int rc;
+    if ((rc = check_choice("optimizer", o->optimizer, BL_OPTIMIZER_HOST)) != 0 ||
+        (rc = check_choice("reallocation", o->reallocation, 1)) != 0 ||
+        (rc = check_real("lr", o->lr, 0, 1e300, 0)) != 0 ||
+        (rc = check_real("beta1", o->beta1, 0, 1, 1)) != 0 ||
+        (rc = check_real("beta2", o->beta2, 0, 1, 1)) != 0 ||
+        (rc = check_real("epsilon", o->epsilon, 1e-300, 1e300, 0)) != 0 ||
+        (rc = check_real("weight_decay", o->weight_decay, 0, 1e300, 0)) != 0 ||
+        (rc = check_real("b_lr_ratio", o->b_lr_ratio, 0, 1e300, 0)) != 0 ||
+        (rc = check_real("score_lr_ratio", o->score_lr_ratio, 0, 1e300, 0)) != 0) {
+        return rc;
+    }
+    return 0;
+}
+
+static int check_schedule_options(const bl_options *o)
+{
+    int rc;
+    if ((rc = check_integer("total_steps", o->total_steps, 0, largest_step)) != 0 ||
+        (rc = check_integer("period", o->period, 0, largest_step)) != 0 ||
+        (rc = check_integer("start", o->start, 0, largest_step)) != 0 ||
+        (rc = check_real("p_start", o->p_start, 1e-300, 1, 0)) != 0 ||
+        (rc = check_real("p_end", o->p_end, 1e-300, 1, 0)) != 0 ||
+        (rc = check_choice("p_curve", o->p_curve, BL_CURVE_COSINE)) != 0 ||
+        (rc = check_integer("p_steps", o->p_steps, 0, largest_step)) != 0 ||
+        (rc = check_choice("scope", o->scope, BL_SCOPE_JOINT)) != 0 ||
+        (rc = check_choice("crossing", o->crossing, BL_CROSSING_PRUNED)) != 0 ||
+        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
+            0 ||
+        (rc = check_choice("select", o->select, BL_SELECT_RANDOM)) != 0 ||
+        (rc = check_choice("reserved", o->reserved, 0)) != 0 ||
+        (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
+        (rc = check_real("max_prune_fraction", o->max_prune_fraction, 0, 1, 0)) != 0 ||
+        (rc = check_real("idle", o->idle, 0, 1e300, 0)) != 0 ||
+        (rc = check_choice("expand", o->expand, BL_EXPAND_NONE)) != 0 ||
+        (rc = check_choice("moments", o->moments, BL_MOMENTS_ZERO)) != 0 ||
+        (rc = check_choice("pairing", o->pairing, BL_PAIRING_ORDERED)) != 0 ||
+        (rc = check_choice("transfer", o->transfer, BL_TRANSFER_PRESERVE)) != 0 ||
+        (rc = check_integer("history_depth", o->history_depth, 1, 1 << 20)) != 0 ||
+        (rc = check_integer("history_interval", o->history_interval, 0, largest_step)) !=
+            0 ||
+        (rc = check_integer("history_phase", o->history_phase, -1, largest_step)) != 0 ||
+        (rc = check_integer("history_age", o->history_age, -1, largest_step)) != 0) {
+        return rc;
+    }
+    return 0;
+}
+
+int bl__options_read(bl_options *out, const bl_options *opt)
+{
+    bl_options_init(out, sizeof *out);
+    int rc = opt == NULL ? 0
+                         : read_struct(out, sizeof *out, opt, first_options_size,
+                                       "bl_options");
+    if (rc == 0) {
+        rc = check_adapter_options(out);
+    }
+    if (rc == 0) {
+        rc = check_optimizer_options(out);
+    }
+    if (rc == 0) {
+        rc = check_schedule_options(out);
+    }
+    return rc;
+}
+
+int bl__options_resolve(bl_options *o, int64_t largest_rank)
+{
+    if (o->temperature == 0) {
+        o->temperature = o->lr > 0 && o->lr < 1e-4 ? 0.03 : 0.05;
+    }
+    if (o->method == BL_METHOD_LORA) {
+        o->reallocation = 0;
+    }
+    if (!o->reallocation) {
+        return 0;
+    }
+    if (o->total_steps == 0) {
+        return bl__fail(BL_E_OPTIONS, "total_steps is 0: the schedule needs the number of "
+                                      "training steps, or reallocation 0");
+    }
+    if (o->period == 0) {
+        o->period = o->total_steps / 12 < 3 ? 3 : o->total_steps / 12;
+    }
+    if (o->p_steps == 0) {
+        o->p_steps = 2 * o->total_steps / 3 < 1 ? 1 : 2 * o->total_steps / 3;
+    }
+    if (o->history_interval == 0) {
+        o->history_interval = o->period;
+    }
+    if (o->history_phase == -1) {
+        o->history_phase = o->period / 2 + 1;
+    }
+    if (o->history_age == -1) {
+        o->history_age = o->period / 2 - 1 < 0 ? 0 : o->period / 2 - 1;
+    }
+    return bl__schedule_check(o, largest_rank);
+}
+
+int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
+                  const bl_options *options)
+{
+    size_t stride;
+    memcpy(&stride, specs, sizeof stride);
+    const char *const at = (const char *) specs + (size_t) index * stride;
+    memset(out, 0, sizeof *out);
+    int rc = read_struct(out, sizeof *out, at, first_spec_size, "bl_spec");
+    if (rc != 0) {
+        return rc;
+    }
+    size_t size;
+    memcpy(&size, at, sizeof size);
+    if (size != stride) {
+        return bl__fail(BL_E_OPTIONS, "spec %lld's size is %zu, must equal the first's "
+                                      "(%zu)",
+                        (long long) index, size, stride);
+    }
+    if (out->rank == 0) {
+        out->rank = options->rank;
+    }
+    if (out->alpha == 0) {
+        out->alpha = options->alpha;
+    }
+    if ((rc = check_integer("in", out->in, 1, INT_MAX)) != 0 ||
+        (rc = check_integer("out", out->out, 1, INT_MAX)) != 0 ||
+        (rc = check_integer("rank", out->rank, 1, INT_MAX)) != 0 ||
+        (rc = check_real("alpha", out->alpha, -1e300, 1e300, 0)) != 0 ||
+        (rc = check_choice("frozen", out->frozen, 1)) != 0 ||
+        (rc = check_choice("reserved", out->reserved, 0)) != 0) {
+        return rc;
+    }
+    if (out->name != NULL &&
+        (out->name[0] == '\0' || strlen(out->name) >= BL__NAME_BYTES)) {
+        return bl__fail(BL_E_RANGE, "name of spec %lld has %zu bytes, must be 1 to %d",
+                        (long long) index, strlen(out->name), BL__NAME_BYTES - 1);
+    }
+    return 0;
+}
+
+/* ----- what a resumed run must share ----- */
+
+enum kind { INTEGER32, INTEGER64, REAL };
+
+struct setting {
+    const char *name;
+    size_t      offset;
+    enum kind   kind;
+};
+
+#define SETTING(field, kind) {#field, offsetof(bl_options, field), kind}
+
+static const struct setting settings[] = {
+    SETTING(method, INTEGER32),
+    SETTING(scaling, INTEGER32),
+    SETTING(dropout, REAL),
+    SETTING(optimizer, INTEGER32),
+    SETTING(reallocation, INTEGER32),
+    SETTING(total_steps, INTEGER64),
+    SETTING(period, INTEGER64),
+    SETTING(start, INTEGER64),
+    SETTING(p_start, REAL),
+    SETTING(p_end, REAL),
+    SETTING(p_curve, INTEGER32),
+    SETTING(scope, INTEGER32),
+    SETTING(p_steps, INTEGER64),
+    SETTING(crossing, INTEGER32),
+    SETTING(importance, INTEGER32),
+    SETTING(select, INTEGER32),
+    SETTING(fixed_count, INTEGER64),
+    SETTING(max_prune_fraction, REAL),
+    SETTING(idle, REAL),
+    SETTING(expand, INTEGER32),
+    SETTING(moments, INTEGER32),
+    SETTING(pairing, INTEGER32),
+    SETTING(transfer, INTEGER32),
+    SETTING(history_depth, INTEGER64),
+    SETTING(history_interval, INTEGER64),
+    SETTING(history_phase, INTEGER64),
+    SETTING(history_age, INTEGER64),
+};
+
+int64_t bl__settings_count(void)
+{
+    return (int64_t) (sizeof settings / sizeof settings[0]);
+}
+
+const char *bl__settings_name(int64_t index)
+{
+    return settings[index].name;
+}
+
+double bl__settings_value(const bl_options *options, int64_t index)
+{
+    const char *const at = (const char *) options + settings[index].offset;
+    int32_t           narrow;
+    int64_t           wide;
+    double            real;
+    switch (settings[index].kind) {
+    case INTEGER32:
+        memcpy(&narrow, at, sizeof narrow);
+        return narrow;
+    case INTEGER64:
+        memcpy(&wide, at, sizeof wide);
+        return (double) wide;
+    default:
+        memcpy(&real, at, sizeof real);
+        return real;
+    }
+}

@@ -1,0 +1,320 @@
+/*
+ * Which ranks a reallocation prunes, and what takes their place: importance, one total
+ * order, Top-P, cap, pairing (docs/method.md, "One reallocation"). Decides only;
+ * apply.c carries it out. Scratch lives in the plan.
+ */
+#include <math.h>
+
+#include "internal.h"
+
+/* Importance descending, ties by module, then by rank. */
+static int comes_before(const struct bl__entry *a, const struct bl__entry *b)
+{
+    if (a->importance != b->importance) {
+        return a->importance > b->importance;
+    }
+    return a->module != b->module ? a->module < b->module : a->rank < b->rank;
+}
+
+static void sift_down(struct bl__entry *entries, int64_t root, int64_t count)
+{
+    const struct bl__entry entry = entries[root];
+    for (int64_t child = 2 * root + 1; child < count; child = 2 * root + 1) {
+        if (child + 1 < count && comes_before(&entries[child], &entries[child + 1])) {
+            child++;
+        }
+        if (!comes_before(&entry, &entries[child])) {
+            break;
+        }
+        entries[root] = entries[child];
+        root = child;
+    }
+    entries[root] = entry;
+}
+
+/* Heapsort: the C library's qsort may allocate. */
+static void sort_entries(struct bl__entry *entries, int64_t count)
+{
+    for (int64_t i = count / 2 - 1; i >= 0; i--) {
+        sift_down(entries, i, count);
+    }
+    for (int64_t last = count - 1; last > 0; last--) {
+        const struct bl__entry entry = entries[0];
+        entries[0] = entries[last];
+        entries[last] = entry;
+        sift_down(entries, 0, last);
+    }
+}
+
+/* ----- importance ----- */
+
+/* The entries of a module's ranks that were not removed; how many, or a code < 0. */
+static int64_t rate_module(const bl_adapter *adapter, bl_plan *plan,
+                           struct bl__entry *entries)
+{
+    const bl_group *const   group = adapter->group;
+    const bl_options *const o = &group->options;
+    const uint8_t *const    removed = group->removed + adapter->first_rank;
+    const int by_size = o->importance == BL_IMPORTANCE_CONTRIBUTION || o->idle > 0;
+    bl__adapter_importance(adapter, plan->norms, plan->g);
+    double  sum = 0;
+    int64_t count = 0;
+    if (by_size) {
+        bl__adapter_norms(adapter, plan->g, plan->norms);
+    }
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        if (removed[i]) {
+            continue;
+        }
+        const double contribution = by_size ? plan->norms[i] : 1;
+        if (!isfinite(plan->g[i]) || !isfinite(contribution)) {
+            return bl__fail(BL_E_NONFINITE, "importance of rank %lld of %s is not finite",
+                            (long long) i, adapter->name);
+        }
+        sum += contribution;
+        entries[count++] = (struct bl__entry){
+            .importance = plan->g[i],
+            .contribution = contribution,
+            .module = adapter->index,
+            .rank = i,
+        };
+    }
+    const double mean = sum / (double) count;
+    for (int64_t k = 0; k < count; k++) {
+        entries[k].contribution = mean > 0 ? entries[k].contribution / mean : 1;
+        if (o->importance == BL_IMPORTANCE_CONTRIBUTION) {
+            entries[k].importance = entries[k].contribution;
+        }
+    }
+    return count;
+}
+
+/* ----- Top-P ----- */
+
+/* Mark what comes after the entry at which the cumulative sum exceeds p of the total,
+ * and that entry too if it is to be pruned. Entries are in order. */
+static void mark_tail(const bl_options *o, double p, struct bl__entry *entries,
+                      int64_t count)
+{
+    if (p >= 1) {
+        return;
+    }
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        total += entries[i].importance;
+    }
+    double  sum = 0;
+    int64_t kept = 0;
+    while (kept < count) {
+        sum += entries[kept].importance;
+        if (sum > p * total) {
+            break;
+        }
+        kept++;
+    }
+    if (o->crossing == BL_CROSSING_KEPT) {
+        kept++;
+    }
+    for (int64_t i = kept; i < count; i++) {
+        entries[i].pruned = 1;
+    }
+}
+
+/* Of a module's marked entries, in order, keep marked the last ones up to the cap that
+ * are idle enough; how many. */
+static int64_t limit_marks(const bl_options *o, int64_t rank, struct bl__entry *entries,
+                           int64_t count)
+{
+    /* The factor forgives the rounding of fractions such as 0.29 of 100. */
+    const int64_t part = (int64_t) (o->max_prune_fraction * (double) rank * (1 + 1e-12));
+    const int64_t cap = part < count - 1 ? part : count - 1;
+    int64_t       marked = 0;
+    for (int64_t i = count - 1; i >= 0; i--) {
+        const int idle = o->idle == 0 || entries[i].contribution < o->idle;
+        entries[i].pruned = entries[i].pruned && idle && marked < cap;
+        marked += entries[i].pruned;
+    }
+    return marked;
+}
+
+/* ----- pairs ----- */
+
+/* Ablation: as many ranks, drawn at random from the module's. */
+static void mark_at_random(const bl_group *group, bl_plan *plan, int64_t module,
+                           struct bl__entry *entries, int64_t count, int64_t marks)
+{
+    for (int64_t i = 0; i < count; i++) {
+        plan->order[i] = i;
+        entries[i].pruned = 0;
+    }
+    bl__random_shuffle(bl__random_key(group->options.seed, BL__DRAW_SELECT,
+                                      (uint64_t) group->t, (uint64_t) module),
+                       plan->order, count);
+    for (int64_t i = 0; i < marks; i++) {
+        entries[plan->order[i]].pruned = 1;
+    }
+}
+
+/* The `count` best ranks into plan->order: those that stay first, then, where more than
+ * half go, the best of those that go. */
+static void choose_sources(const bl_group *group, bl_plan *plan, int64_t module,
+                           const struct bl__entry *entries, int64_t entry_count,
+                           int64_t count)
+{
+    int64_t found = 0;
+    for (int64_t pruned = 0; pruned < 2; pruned++) {
+        for (int64_t i = 0; i < entry_count && found < count; i++) {
+            if (entries[i].pruned == pruned) {
+                plan->order[found++] = entries[i].rank;
+            }
+        }
+    }
+    if (group->options.pairing == BL_PAIRING_SHUFFLED) {
+        bl__random_shuffle(bl__random_key(group->options.seed, BL__DRAW_PAIRING,
+                                          (uint64_t) group->t, (uint64_t) module),
+                           plan->order, count);
+    }
+}
+
+static int32_t action_of(const bl_options *o)
+{
+    switch (o->expand) {
+    case BL_EXPAND_HISTORY:
+        return BL_ACTION_HISTORY;
+    case BL_EXPAND_CURRENT:
+        return BL_ACTION_CURRENT;
+    case BL_EXPAND_FRESH:
+        return BL_ACTION_FRESH;
+    default:
+        return BL_ACTION_PRUNE;
+    }
+}
+
+/* A row for each marked entry, by index; sources in plan->order. */
+static void write_rows(const bl_adapter *adapter, bl_plan *plan,
+                       const struct bl__entry *entries, int64_t entry_count)
+{
+    const bl_group *const group = adapter->group;
+    const int64_t         first = plan->count;
+    for (int64_t i = 0; i < entry_count; i++) {
+        if (!entries[i].pruned) {
+            continue;
+        }
+        int64_t row = plan->count++;
+        for (; row > first && plan->pruned[row - 1] > entries[i].rank; row--) {
+            plan->pruned[row] = plan->pruned[row - 1];
+            plan->importances[row] = plan->importances[row - 1];
+        }
+        plan->pruned[row] = entries[i].rank;
+        plan->importances[row] = entries[i].importance;
+    }
+    for (int64_t row = first; row < plan->count; row++) {
+        int32_t       action = action_of(&group->options);
+        const int64_t source =
+            action == BL_ACTION_PRUNE ? -1 : plan->order[row - first];
+        int64_t age = -1;
+        if (action == BL_ACTION_HISTORY) {
+            const int64_t slot = bl__history_find(adapter, source);
+            if (slot < 0) {
+                action = BL_ACTION_SKIP;
+            } else {
+                age = group->t - group->snapshot_step[slot];
+            }
+        }
+        plan->modules[row] = adapter->index;
+        plan->sources[row] = source;
+        plan->actions[row] = action;
+        plan->ages[row] = age;
+    }
+}
+
+static void plan_module(const bl_adapter *adapter, bl_plan *plan,
+                        struct bl__entry *entries, int64_t count)
+{
+    const bl_options *const o = &adapter->group->options;
+    if (o->fixed_count > 0) {
+        for (int64_t i = 0; i < count; i++) {
+            entries[i].pruned = count - i <= o->fixed_count;
+        }
+    }
+    const int64_t marked = limit_marks(o, adapter->rank, entries, count);
+    if (marked == 0) {
+        return;
+    }
+    if (o->select == BL_SELECT_RANDOM) {
+        mark_at_random(adapter->group, plan, adapter->index, entries, count, marked);
+    }
+    choose_sources(adapter->group, plan, adapter->index, entries, count, marked);
+    write_rows(adapter, plan, entries, count);
+}
+
+/* Entries of all modules, in order, to module_entries: each module's together, at its
+ * first rank, in the same order. plan->order counts them meanwhile. */
+static void split_by_module(const bl_group *group, bl_plan *plan, int64_t entry_count)
+{
+    for (int64_t i = 0; i < group->count; i++) {
+        plan->order[i] = 0;
+    }
+    for (int64_t i = 0; i < entry_count; i++) {
+        const int64_t module = plan->entries[i].module;
+        const int64_t first = group->adapters[module].first_rank;
+        plan->module_entries[first + plan->order[module]++] = plan->entries[i];
+    }
+}
+
+int bl_group_plan(const bl_group *group, bl_plan *plan)
+{
+    if (group == NULL || plan == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "plan");
+    }
+    const bl_options *const o = &group->options;
+    bl_plan_clear(plan, group->t);
+    if (plan->capacity < group->ranks) {
+        return bl__fail(BL_E_ARG, "plan has room for %lld ranks, the group has %lld",
+                        (long long) plan->capacity, (long long) group->ranks);
+    }
+    if (!o->reallocation) {
+        return bl__fail(BL_E_STATE, "reallocation is off in this group's options");
+    }
+    if (o->expand == BL_EXPAND_HISTORY && group->snapshots == 0) {
+        return bl__fail(BL_E_STATE, "the history is empty: no snapshot by step %lld",
+                        (long long) group->t);
+    }
+    plan->threshold = bl__schedule_threshold(o, group->t);
+    const int joint = o->scope == BL_SCOPE_JOINT;
+    int64_t   total = 0;
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        if (adapter->frozen) {
+            continue;
+        }
+        struct bl__entry *const entries = plan->entries + total;
+        const int64_t           count = rate_module(adapter, plan, entries);
+        if (count < 0) {
+            bl_plan_clear(plan, group->t);
+            return (int) count;
+        }
+        if (!joint) {
+            sort_entries(entries, count);
+            mark_tail(o, plan->threshold, entries, count);
+        }
+        total += count;
+    }
+    if (joint) {
+        sort_entries(plan->entries, total);
+        mark_tail(o, plan->threshold, plan->entries, total);
+    }
+    split_by_module(group, plan, total);
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        const uint8_t *const    removed = group->removed + adapter->first_rank;
+        int64_t                 count = 0;
+        for (int64_t k = 0; k < adapter->rank; k++) {
+            count += !removed[k];
+        }
+        if (!adapter->frozen) {
+            plan_module(adapter, plan, plan->module_entries + adapter->first_rank, count);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,139 @@
+/*
+ * The optimizer's step over a group: one look at the gradients (are they finite?), one
+ * fused pass of AdamW over every adapter's A, B and s, then the history.
+ */
+#include <float.h>
+#include <math.h>
+
+#include "internal.h"
+
+int bl_group_copy_gradient_norm(const bl_group *group, double *norm)
+{
+    if (group == NULL || norm == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "norm");
+    }
+    const void *const gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
+    double            sum = 0;
+    double            most = 0;
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        if (adapter->has_gradient && !adapter->frozen) {
+            const void *const from = bl__at_const(group->dtype, gradients, adapter->a);
+            const int64_t     count = adapter->end - adapter->a;
+            sum += bl__sum_squares(group->dtype, from, count);
+            const double here = bl__max_abs(group->dtype, from, count);
+            most = here > most || isnan(here) ? here : most;
+        }
+    }
+    /* A finite gradient may have squares beyond double's range: DBL_MAX says "huge". */
+    *norm = isfinite(most) && isinf(sum) ? DBL_MAX : sqrt(sum);
+    return 0;
+}
+
+static int check_finite(const bl_group *group, double grad_scale)
+{
+    const void *const gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
+    const double      limit = sqrt(group->dtype == BL_F32 ? (double) FLT_MAX : DBL_MAX);
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        if (!adapter->has_gradient || adapter->frozen) {
+            continue;
+        }
+        const double most = fabs(grad_scale) *
+                            bl__max_abs(group->dtype,
+                                        bl__at_const(group->dtype, gradients, adapter->a),
+                                        adapter->end - adapter->a);
+        if (!(most < limit)) {
+            return bl__fail(BL_E_NONFINITE,
+                            "gradient of %s reaches %g, must be finite with a finite "
+                            "square; it was discarded",
+                            adapter->name, most);
+        }
+    }
+    return 0;
+}
+
+struct pass {
+    bl_group        *group;
+    struct bl__adamw a, b, s;
+};
+
+static void step_segment(bl_group *group, const struct bl__adamw *adamw, int64_t start,
+                         int64_t end)
+{
+    bl__adamw(group->dtype, adamw, end - start,
+              bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, start),
+              bl__at(group->dtype, group->buffers[BL_BUFFER_M].data, start),
+              bl__at(group->dtype, group->buffers[BL_BUFFER_V].data, start),
+              bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, start));
+}
+
+static void step_adapter(void *context, int64_t i)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = &pass->group->adapters[i];
+    if (!adapter->frozen) {
+        step_segment(pass->group, &pass->a, adapter->a, adapter->b);
+        step_segment(pass->group, &pass->b, adapter->b, adapter->s);
+        step_segment(pass->group, &pass->s, adapter->s, adapter->end);
+    }
+}
+
+int bl_group_tick(bl_group *group)
+{
+    if (group == NULL) {
+        return bl__fail(BL_E_ARG, "group is NULL");
+    }
+    group->t++;
+    group->version++;
+    bl__group_forget_gradients(group);
+    if (bl__schedule_snapshot_due(&group->options, group->t)) {
+        bl__history_snapshot(group);
+    }
+    return 0;
+}
+
+int bl_group_step(bl_group *group, double lr, double grad_scale)
+{
+    if (group == NULL) {
+        return bl__fail(BL_E_ARG, "group is NULL");
+    }
+    if (!(lr >= 0 && isfinite(lr))) {
+        return bl__fail(BL_E_RANGE, "lr is %g, must be finite and at least 0", lr);
+    }
+    if (!isfinite(grad_scale)) {
+        return bl__fail(BL_E_RANGE, "grad_scale is %g, must be finite", grad_scale);
+    }
+    const bl_options *const o = &group->options;
+    if (o->optimizer != BL_OPTIMIZER_ADAMW) {
+        return bl__fail(BL_E_STATE, "the optimizer is the host's: bl_group_tick tells of "
+                                    "its steps");
+    }
+    const int rc = check_finite(group, grad_scale);
+    if (rc != 0) {
+        bl__group_forget_gradients(group);
+        return rc;
+    }
+    bl__group_settle_gradients(group);
+    const int64_t t = group->t + 1;
+    struct pass   pass = {
+          .group = group,
+          .a = bl__adamw_at(o, t, lr, grad_scale),
+          .b = bl__adamw_at(o, t, lr * o->b_lr_ratio, grad_scale),
+          .s = bl__adamw_at(o, t, lr * o->score_lr_ratio, grad_scale),
+    };
+    bl__parallel_for(group, group->count, step_adapter, &pass);
+    return bl_group_tick(group);
+}
+
+int bl_step(bl_adapter *adapter, double lr, double grad_scale)
+{
+    if (adapter == NULL) {
+        return bl__fail(BL_E_ARG, "adapter is NULL");
+    }
+    if (adapter->group->count > 1) {
+        return bl__fail(BL_E_STATE, "%s is one of %lld adapters of a group: step the group",
+                        adapter->name, (long long) adapter->group->count);
+    }
+    return bl_group_step(adapter->group, lr, grad_scale);
+}

@@ -1,0 +1,173 @@
+/*
+ * Tapes: what a forward leaves for its backward, and scratch for a block of rows. Also
+ * what forward and backward share: argument checks and how their work is cut.
+ *
+ * Memory: max_n * r with keep, and block * (2 r + r, + in with dropout).
+ */
+#include <limits.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Rows at a time: a block of the wider activation should stay in a core's cache while
+ * both of its products read it. */
+static const int64_t block_bytes = 2 << 20;
+static const int64_t least_block = 64;
+
+/* Parts that a parallel_for is given; more than cores, so that they even out. */
+static const int64_t most_parts = 8;
+
+struct layout {
+    int64_t block;
+    size_t  handle, ranks, h, block_rank, dropped, total;
+};
+
+static struct layout lay_out(const bl_options *o, int64_t in, int64_t out, int64_t rank,
+                             int64_t max_n, int32_t keep)
+{
+    const size_t  bytes = bl__dtype_bytes(o->activation_dtype);
+    const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
+    int64_t       block = block_bytes / row_bytes;
+    block = block < least_block ? least_block : block;
+    block = block > max_n ? max_n : block;
+    const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
+    struct layout l = {.block = block};
+    l.handle = bl__round_up(sizeof(bl_tape));
+    l.ranks = bl__round_up(bl__mul((size_t) rank, sizeof(double)));
+    l.block_rank = bl__round_up(bl__mul((size_t) block, rank_bytes));
+    l.h = keep ? bl__round_up(bl__mul((size_t) max_n, rank_bytes)) : l.block_rank;
+    if (o->dropout > 0) {
+        l.dropped = bl__round_up(bl__mul(bl__mul((size_t) block, (size_t) in), bytes));
+    }
+    const size_t parts[] = {l.handle, l.ranks, l.ranks,      l.ranks,
+                            l.h,      l.block_rank, l.block_rank, l.dropped};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        l.total = bl__add(l.total, parts[i]);
+    }
+    return l;
+}
+
+size_t bl__tape_bytes(const bl_options *options, int64_t in, int64_t out, int64_t rank,
+                      int64_t max_n, int32_t keep)
+{
+    return bl__alloc_cost(lay_out(options, in, out, rank, max_n, keep).total);
+}
+
+int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int32_t keep)
+{
+    if (out == NULL || adapter == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", out == NULL ? "out" : "adapter");
+    }
+    if (max_n < 0 || max_n > INT_MAX) {
+        return bl__fail(BL_E_RANGE, "max_n is %lld, must be in [0, %d]",
+                        (long long) max_n, INT_MAX);
+    }
+    if (keep != 0 && keep != 1) {
+        return bl__fail(BL_E_RANGE, "keep is %d, must be 0 or 1", (int) keep);
+    }
+    const bl_group *const group = adapter->group;
+    const struct layout   l = lay_out(&group->options, adapter->in, adapter->out,
+                                      adapter->rank, max_n, keep);
+    char *at = bl__alloc(&group->allocator, l.total);
+    if (at == NULL) {
+        return bl__fail(BL_E_NOMEM, "no memory for a tape of %zu bytes", l.total);
+    }
+    bl_tape *const tape = (bl_tape *) (void *) at;
+    tape->allocator = group->allocator;
+    tape->adapter = adapter;
+    tape->max_n = max_n;
+    tape->block = l.block;
+    tape->keep = keep;
+    tape->g = (double *) (void *) (at += l.handle);
+    tape->true_g = (double *) (void *) (at += l.ranks);
+    tape->dg = (double *) (void *) (at += l.ranks);
+    tape->h = at += l.ranks;
+    tape->hg = at += l.h;
+    tape->d = at += l.block_rank;
+    tape->dropped = l.dropped > 0 ? at + l.block_rank : NULL;
+    *out = tape;
+    return 0;
+}
+
+void bl_tape_free(bl_tape *tape)
+{
+    if (tape != NULL) {
+        const struct bl__allocator allocator = tape->allocator;
+        bl__free(&allocator, tape);
+    }
+}
+
+struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key)
+{
+    if (key == BL_NO_DROPOUT) {
+        return (struct bl__dropout){.q = 0};
+    }
+    return (struct bl__dropout){
+        .q = adapter->group->options.dropout,
+        .key = bl__random_key(adapter->seed, BL__DRAW_DROPOUT, (uint64_t) key, 0),
+    };
+}
+
+int bl__pass_check(const bl_adapter *adapter, const bl_tape *tape, int64_t n)
+{
+    if (adapter == NULL || tape == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", adapter == NULL ? "adapter" : "tape");
+    }
+    if (tape->adapter != adapter) {
+        return bl__fail(BL_E_ARG, "tape was made for another adapter than %s",
+                        adapter->name);
+    }
+    if (n < 0) {
+        return bl__fail(BL_E_RANGE, "n is %lld, must be at least 0", (long long) n);
+    }
+    if (n > tape->max_n) {
+        return bl__fail(BL_E_SHAPE, "n is %lld, the tape holds %lld rows", (long long) n,
+                        (long long) tape->max_n);
+    }
+    return 0;
+}
+
+int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols,
+                     int64_t ld)
+{
+    if (n == 0) {
+        return 0;
+    }
+    if (data == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", name);
+    }
+    if (ld < cols) {
+        return bl__fail(BL_E_SHAPE, "ld%s is %lld, must be at least %lld", name,
+                        (long long) ld, (long long) cols);
+    }
+    if (ld > INT_MAX) {
+        return bl__fail(BL_E_RANGE, "ld%s is %lld, must be at most %d", name,
+                        (long long) ld, INT_MAX);
+    }
+    return 0;
+}
+
+void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
+                      void *context)
+{
+    if (group->options.parallel_for != NULL && count > 1) {
+        group->options.parallel_for(group->options.parallel_user, count, task, context);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        task(context, i);
+    }
+}
+
+int64_t bl__parts(const bl_group *group, int64_t size)
+{
+    if (group->options.parallel_for == NULL) {
+        return 1;
+    }
+    return size < most_parts ? size : most_parts;
+}
+
+int64_t bl__part_start(int64_t size, int64_t parts, int64_t i)
+{
+    return size * i / parts;
+}
