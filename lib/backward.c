@@ -53,10 +53,9 @@ static void differentiate_rows(void *context, int64_t part)
              parameters(pass, adapter->b), adapter->out, 0,
              bl__at(dtype, pass->tape->d, from * adapter->rank), adapter->rank);
     if (pass->dropout.q > 0 && !adapter->frozen) {
-        bl__dropout_copy(dtype, &pass->dropout, row, rows, adapter->in,
-                         bl__at(dtype, pass->tape->dropped, from * adapter->in),
-                         adapter->in, bl__at_const(dtype, pass->x, row * pass->ldx),
-                         pass->ldx);
+        bl__dropout(dtype, &pass->dropout, row, rows, adapter->in,
+                    bl__at(dtype, pass->tape->dropped, from * adapter->in), adapter->in,
+                    bl__at_const(dtype, pass->x, row * pass->ldx), pass->ldx, 0);
     }
 }
 
@@ -102,7 +101,7 @@ static void pass_on_rows(void *context, int64_t part)
         void *const dropped = bl__at(dtype, pass->tape->dropped, from * in);
         bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
                  parameters(pass, adapter->a), in, 0, dropped, in);
-        bl__dropout_add(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in);
+        bl__dropout(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in, 1);
     } else {
         bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
                  parameters(pass, adapter->a), in, 1, dx, pass->lddx);

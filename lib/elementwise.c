@@ -122,41 +122,61 @@ double bl__max_abs(int32_t dtype, const void *data, int64_t count)
     return largest;
 }
 
-/* One draw of 64 bits serves two neighbouring elements, 32 bits each. */
-static int dropped(const struct bl__dropout *dropout, uint64_t element)
-{
-    const uint64_t bits = bl__random_bits(dropout->key, element / 2);
-    const uint32_t half = (uint32_t) (element % 2 == 0 ? bits : bits >> 32);
-    return (double) half * 0x1p-32 < dropout->q;
-}
+enum { CHUNK = 256 };
 
-void bl__dropout_copy(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
-                      int64_t rows, int64_t cols, void *dst, int64_t lddst,
-                      const void *src, int64_t ldsrc)
+/* keep[j] = 1 where element first + j stays. A draw of 64 bits serves two neighbouring
+ * elements, 32 bits each. */
+static void draw_mask(const struct bl__dropout *dropout, uint64_t first, int64_t count,
+                      uint8_t *keep)
 {
-    const double scale = 1 / (1 - dropout->q);
-    for (int64_t i = 0; i < rows; i++) {
-        const uint64_t first = (uint64_t) (first_row + i) * (uint64_t) cols;
-        for (int64_t j = 0; j < cols; j++) {
-            const int gone = dropped(dropout, first + (uint64_t) j);
-            const double x = bl__get(dtype, src, i * ldsrc + j);
-            bl__set(dtype, dst, i * lddst + j, gone ? 0 : x * scale);
+    const uint32_t limit = (uint32_t) (dropout->q * 0x1p32);
+    for (int64_t j = 0; j < count;) {
+        const uint64_t element = first + (uint64_t) j;
+        const uint64_t bits = bl__random_bits(dropout->key, element / 2);
+        if (element % 2 == 0) {
+            keep[j++] = (uint32_t) bits >= limit;
+        }
+        if (j < count) {
+            keep[j++] = (uint32_t) (bits >> 32) >= limit;
         }
     }
 }
 
-void bl__dropout_add(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
-                     int64_t rows, int64_t cols, void *dst, int64_t lddst,
-                     const void *src, int64_t ldsrc)
+static void mask_f32(float *dst, const float *src, const uint8_t *keep, int64_t count,
+                     float scale, int add)
+{
+    for (int64_t j = 0; j < count; j++) {
+        const float kept = keep[j] ? src[j] * scale : 0;
+        dst[j] = add ? dst[j] + kept : kept;
+    }
+}
+
+static void mask_f64(double *dst, const double *src, const uint8_t *keep, int64_t count,
+                     double scale, int add)
+{
+    for (int64_t j = 0; j < count; j++) {
+        const double kept = keep[j] ? src[j] * scale : 0;
+        dst[j] = add ? dst[j] + kept : kept;
+    }
+}
+
+void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
+                 int64_t rows, int64_t cols, void *dst, int64_t lddst, const void *src,
+                 int64_t ldsrc, int add)
 {
     const double scale = 1 / (1 - dropout->q);
+    uint8_t      keep[CHUNK];
     for (int64_t i = 0; i < rows; i++) {
         const uint64_t first = (uint64_t) (first_row + i) * (uint64_t) cols;
-        for (int64_t j = 0; j < cols; j++) {
-            if (!dropped(dropout, first + (uint64_t) j)) {
-                const double sum = bl__get(dtype, dst, i * lddst + j) +
-                                   bl__get(dtype, src, i * ldsrc + j) * scale;
-                bl__set(dtype, dst, i * lddst + j, sum);
+        for (int64_t j = 0; j < cols; j += CHUNK) {
+            const int64_t     count = cols - j < CHUNK ? cols - j : CHUNK;
+            void *const       to = bl__at(dtype, dst, i * lddst + j);
+            const void *const from = bl__at_const(dtype, src, i * ldsrc + j);
+            draw_mask(dropout, first + (uint64_t) j, count, keep);
+            if (dtype == BL_F32) {
+                mask_f32(to, from, keep, count, (float) scale, add);
+            } else {
+                mask_f64(to, from, keep, count, scale, add);
             }
         }
     }

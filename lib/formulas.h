@@ -30,13 +30,10 @@ struct bl__dropout {
     double   q;
     uint64_t key;
 };
-/* dst = src * M, and dst += src * M */
-void bl__dropout_copy(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
-                      int64_t rows, int64_t cols, void *dst, int64_t lddst,
-                      const void *src, int64_t ldsrc);
-void bl__dropout_add(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
-                     int64_t rows, int64_t cols, void *dst, int64_t lddst,
-                     const void *src, int64_t ldsrc);
+/* dst = src * M, or dst += src * M if `add` */
+void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first_row,
+                 int64_t rows, int64_t cols, void *dst, int64_t lddst, const void *src,
+                 int64_t ldsrc, int add);
 
 /* ----- score.c ----- */
 

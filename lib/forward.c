@@ -36,8 +36,8 @@ static void forward_rows(void *context, int64_t part)
     int64_t     ldx = pass->ldx;
     if (pass->dropout.q > 0) {
         void *const dropped = bl__at(dtype, tape->dropped, from * adapter->in);
-        bl__dropout_copy(dtype, &pass->dropout, row, rows, adapter->in, dropped,
-                         adapter->in, x, ldx);
+        bl__dropout(dtype, &pass->dropout, row, rows, adapter->in, dropped, adapter->in,
+                    x, ldx, 0);
         x = dropped;
         ldx = adapter->in;
     }

@@ -1,0 +1,156 @@
+/*
+ * What the files of libbeamlora-io share: failing, files that appear whole or not at
+ * all, the parsed form of a safetensors header, and the one writer of such headers.
+ */
+#ifndef BEAMLORA_LIB_IO_IO_H
+#define BEAMLORA_LIB_IO_IO_H
+
+#include <jansson.h>
+
+#include "beamlora_io.h"
+
+#define BL__IO_HEADER_MAX                                                                \
+    100000000u /* bytes of a safetensors header, as the reference                        \
+                */
+
+/* ===== Errors ============================================================= */
+
+/* Set the thread's text to "path: format..." (path may be NULL) and return `code`.
+ * Control characters become '?', a long path loses its beginning. */
+int bl__io_fail(int code, const char *path, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+/* The same for a failed system call: BL_E_IO, "path: what: <errno's text>". */
+int bl__io_fail_errno(int error, const char *path, const char *what);
+
+/* Pass on a failure of libbeamlora with its text. */
+int bl__io_fail_core(int code, const char *path);
+
+/* ===== Files ============================================================== */
+
+/* A file that is written beside `path` and takes its place only at the end. */
+struct bl__io_file {
+    const char    *path; /* borrowed: named in messages, renamed to */
+    char          *temp;
+    unsigned char *buffer;
+    size_t         used; /* bytes waiting in the buffer */
+    int            fd;   /* -1: not open                */
+};
+
+/* Create, write, finish (to the disk, closed), publish (rename). After a create that
+ * succeeded always bl__io_file_abandon at the end: it removes what was not published.
+ * write_values takes elements of `width` bytes and makes them little-endian. */
+int  bl__io_file_create(struct bl__io_file *file, const char *path);
+int  bl__io_file_write(struct bl__io_file *file, const void *data, size_t bytes);
+int  bl__io_file_write_values(struct bl__io_file *file, const void *data, size_t count,
+                              size_t width);
+int  bl__io_file_finish(struct bl__io_file *file);
+int  bl__io_file_publish(struct bl__io_file *file);
+void bl__io_file_abandon(struct bl__io_file *file);
+
+/* Bring the folder that holds `path` to the disk: makes renames in it last. */
+int bl__io_sync_folder(const char *path);
+
+/* "dir/name", malloc'd; NULL when out of memory. */
+char *bl__io_join(const char *dir, const char *name);
+
+/* Open a regular file for reading; its size goes to *bytes. */
+int bl__io_open_regular(int *fd, size_t *bytes, const char *path);
+
+/* ===== safetensors ======================================================== */
+
+struct bl__io_dtype {
+    char    name[12];
+    int32_t bits;  /* per element                  */
+    int32_t dtype; /* bl_dtype or BL_DTYPE_OTHER   */
+};
+
+struct bl__io_tensor {
+    const char                *name; /* in the header's JSON */
+    const struct bl__io_dtype *dtype;
+    uint64_t                   begin, end; /* bytes from the start of the data */
+    int64_t                    elements;
+    int64_t                    shape[BL_TENSOR_DIMS_MAX];
+    int32_t                    dims;
+};
+
+struct bl_safetensors {
+    char                        *label; /* the path, for messages                    */
+    void                        *map;   /* NULL: the memory is the caller's          */
+    size_t                       map_bytes;
+    const unsigned char         *data; /* the data behind the header                 */
+    json_t                      *root; /* the header: holds names and metadata       */
+    struct bl__io_tensor        *tensors;
+    const struct bl__io_tensor **by_name;
+    int64_t                      count;
+};
+
+/* Value number `index` of F64, F32, F16 or BF16 data, exactly. */
+double bl__io_value(const unsigned char *data, int32_t dtype, uint64_t index);
+
+/* What a header is written from; `source` is the caller's, to find the data again. */
+struct bl__io_entry {
+    const char *name;
+    int32_t     dtype; /* bl_dtype */
+    int32_t     dims;
+    int64_t     shape[2];
+    int64_t     source;
+};
+
+/* Bytes of one element of a bl_dtype, 0 for no such thing. */
+size_t bl__io_width(int32_t dtype);
+
+/* Sort entries [count] into the order of the file and write the header. Their data,
+ * shape[0] * shape[1] elements each and no padding, must follow in that order. */
+int bl__io_write_header(struct bl__io_file *file, struct bl__io_entry *entries,
+                        int64_t count, const char *const *metadata);
+
+/* Write JSON as text, then a newline. */
+int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags);
+
+/* ===== PEFT =============================================================== */
+
+#define BL__IO_PREFIX   "base_model.model."
+#define BL__IO_SUFFIX_A ".lora_A.weight"
+#define BL__IO_SUFFIX_B ".lora_B.weight"
+#define BL__IO_CONFIG   "adapter_config.json"
+#define BL__IO_MODEL    "adapter_model.safetensors"
+
+struct bl__io_module {
+    char   *name;
+    int64_t a, b; /* indices of the two tensors */
+    int64_t in, out, rank;
+    double  scale;
+};
+
+struct bl_peft {
+    bl_safetensors       *file;
+    struct bl__io_module *modules; /* by name */
+    int64_t               count;
+};
+
+/* What scales a module, from adapter_config.json. */
+struct bl__io_config {
+    json_t *root;
+    char   *path;
+    int64_t rank;
+    double  alpha;
+    int     rslora;
+};
+
+int  bl__io_config_open(struct bl__io_config *config, const char *dir);
+void bl__io_config_close(struct bl__io_config *config);
+/* The rank a module must have, and lora_alpha over it (or over its square root). */
+int bl__io_config_scale(const struct bl__io_config *config, const char *module,
+                        int64_t *rank, double *scale);
+
+/* Options, checked and filled up: *opt may be NULL. */
+int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt);
+
+/* BL_E_RANGE unless order [out] holds each of 0..out-1 once. */
+int bl__io_check_order(const int64_t *order, int64_t out, const char *adapter);
+
+#endif

@@ -1,0 +1,99 @@
+/*
+ * bl_peft_options: defaults, and structs of callers that were compiled against another
+ * version. A shorter one is filled up with defaults; a longer one may only ask for
+ * nothing in the part that this version does not know.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "io.h"
+
+#define FIRST_SIZE sizeof(bl_peft_options) /* of release 0.1; frozen with it */
+
+/* The layouts that other programs rely on. */
+#if SIZE_MAX == UINT64_MAX
+_Static_assert(sizeof(bl_peft_options) == 48, "bl_peft_options has changed");
+_Static_assert(offsetof(bl_peft_options, row_order) == 24, "bl_peft_options has changed");
+_Static_assert(offsetof(bl_peft_options, dtype) == 40, "bl_peft_options has changed");
+_Static_assert(sizeof(bl_peft_module) == 72, "bl_peft_module has changed");
+_Static_assert(offsetof(bl_peft_module, scale) == 32, "bl_peft_module has changed");
+_Static_assert(sizeof(bl_tensor_info) == 144, "bl_tensor_info has changed");
+_Static_assert(offsetof(bl_tensor_info, shape) == 40, "bl_tensor_info has changed");
+_Static_assert(offsetof(bl_tensor_info, dims) == 104, "bl_tensor_info has changed");
+#endif
+
+int bl_peft_options_init(bl_peft_options *opt, size_t size)
+{
+    if (opt == NULL) {
+        return bl__io_fail(BL_E_ARG, NULL, "opt is NULL");
+    }
+    if (size < FIRST_SIZE) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "size is %zu, must be >= %zu", size,
+                           FIRST_SIZE);
+    }
+    bl_peft_options defaults;
+    memset(&defaults, 0, sizeof defaults);
+    defaults.size = size;
+    defaults.dtype = BL_F32;
+    if (size > sizeof defaults) {
+        memset(opt, 0, size); /* fields of a later version: their zero is harmless */
+    }
+    memcpy(opt, &defaults, sizeof defaults);
+    return 0;
+}
+
+int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt)
+{
+    int code = bl_peft_options_init(out, sizeof *out);
+    if (code != 0 || opt == NULL) {
+        return code;
+    }
+    if (opt->size < FIRST_SIZE) {
+        return bl__io_fail(BL_E_OPTIONS, NULL,
+                           "opt->size is %zu, must be >= %zu: call bl_peft_options_init",
+                           opt->size, FIRST_SIZE);
+    }
+    const unsigned char *bytes = (const unsigned char *) opt;
+    for (size_t i = sizeof *out; i < opt->size; i++) {
+        if (bytes[i] != 0) {
+            return bl__io_fail(BL_E_OPTIONS, NULL,
+                               "opt asks for something this version does not know");
+        }
+    }
+    memcpy(out, opt, opt->size < sizeof *out ? opt->size : sizeof *out);
+    out->size = sizeof *out;
+    if (out->reserved != 0) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "reserved is %d, must be 0",
+                           (int) out->reserved);
+    }
+    if (out->dtype != BL_F32 && out->dtype != BL_F64) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "dtype is %d, must be BL_F32 or BL_F64",
+                           (int) out->dtype);
+    }
+    return 0;
+}
+
+int bl__io_check_order(const int64_t *order, int64_t out, const char *adapter)
+{
+    if (order == NULL) {
+        return 0;
+    }
+    unsigned char *seen = calloc((size_t) out, 1);
+    if (seen == NULL) {
+        return bl__io_fail(BL_E_NOMEM, NULL, "out of memory");
+    }
+    int code = 0;
+    for (int64_t i = 0; i < out && code == 0; i++) {
+        if (order[i] < 0 || order[i] >= out || seen[order[i]] != 0) {
+            code = bl__io_fail(BL_E_RANGE, NULL,
+                               "row_order of %s: entry %lld is %lld, must hold each of "
+                               "0..%lld once",
+                               adapter, (long long) i, (long long) order[i],
+                               (long long) out - 1);
+        } else {
+            seen[order[i]] = 1;
+        }
+    }
+    free(seen);
+    return code;
+}
