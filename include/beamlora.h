@@ -36,8 +36,9 @@
  * does to an array. Functions that can fail return 0 or a negative BL_E_ code, and
  * on failure nothing has changed unless the comment says otherwise; `free` takes
  * NULL. bl_x_get_y borrows: what it returns lives as long as x. bl_x_copy_y copies.
- * Apart from bl_..._create, bl_group_attach and merging and folding, no function
- * allocates.
+ * Apart from bl_..._create, bl_group_attach, bl_group_load, merging and folding, no
+ * function allocates. Functions that return a value instead of a code want a valid
+ * handle.
  *
  * The library never prints, exits, aborts, starts a thread or reads the
  * environment. Same seed, inputs, CBLAS and threads of the CBLAS: same bits.
@@ -89,6 +90,7 @@ BL_API const char *bl_version_string(void);
 /* ===== Errors ============================================================= */
 
 /* name, number, text. Numbers are never reused. */
+/* clang-format off */
 #define BL_ERROR_MAP(X)                                                                  \
     X(BL_E_ARG, -1, "invalid argument")                                                  \
     X(BL_E_SHAPE, -2, "shapes do not fit together")                                      \
@@ -109,6 +111,7 @@ enum bl_error {
 #undef BL_ERROR_ENUM
     BL_ERROR_LAST = -11
 };
+/* clang-format on */
 
 /** Text for an error code; any integer is accepted. Static. Since 0.1. */
 BL_API const char *bl_strerror(int code);
@@ -122,18 +125,18 @@ BL_API const char *bl_last_error(void);
 
 /* ===== Types ============================================================== */
 
-typedef struct bl_group bl_group;     /* adapters that train together           */
-typedef struct bl_adapter bl_adapter; /* one layer's adapter                    */
-typedef struct bl_tape bl_tape;       /* what a forward leaves for its backward */
-typedef struct bl_plan bl_plan;       /* what a reallocation will do            */
+typedef struct bl_group   bl_group;   /* adapters that train together */
+typedef struct bl_adapter bl_adapter; /* one layer's adapter */
+typedef struct bl_tape    bl_tape;    /* what a forward leaves for its backward */
+typedef struct bl_plan    bl_plan;    /* what a reallocation will do */
 
 enum bl_dtype {
     BL_F32 = 0,
     BL_F64 = 1,
     BL_BF16 = 2, /* reserved: not accepted by this version */
-    BL_F16 = 3,  /* files only (beamlora_io.h)             */
-    BL_I64 = 4,  /* state arrays                           */
-    BL_U8 = 5    /* state arrays                           */
+    BL_F16 = 3,  /* files only (beamlora_io.h) */
+    BL_I64 = 4,  /* state arrays */
+    BL_U8 = 5    /* state arrays */
 };
 
 /** A matrix inside a group: element (i, j) is data[i * ld + j]. */
@@ -173,147 +176,145 @@ typedef int (*bl_write_fn)(void *user, const void *data, size_t bytes);
 /* ===== Options ============================================================ */
 
 enum bl_method {
-    BL_METHOD_LORA = 0,    /* g = 1: no scores, no reallocation              */
+    BL_METHOD_LORA = 0,    /* g = 1: no scores, no reallocation */
     BL_METHOD_BEAMLORA = 1 /* scores; reallocation unless switched off below */
 };
 
 enum bl_scaling {
-    BL_SCALING_STANDARD = 0, /* c = alpha / r                                           */
-    BL_SCALING_RSLORA = 1    /* c = alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732) */
+    BL_SCALING_STANDARD = 0, /* c = alpha / r */
+    BL_SCALING_RSLORA = 1    /* c = alpha / sqrt(r) (rsLoRA, arXiv 2312.03732) */
 };
 
 enum bl_optimizer {
-    BL_OPTIMIZER_ADAMW = 0, /* the library's (bl_group_step)            */
-    BL_OPTIMIZER_HOST = 1   /* the host's own (bl_group_tick); no m, v  */
+    BL_OPTIMIZER_ADAMW = 0, /* the library's (bl_group_step) */
+    BL_OPTIMIZER_HOST = 1   /* the host's own (bl_group_tick); no m, v */
 };
 
 enum bl_scope {
-    BL_SCOPE_MODULE = 0, /* Top-P within each module             */
+    BL_SCOPE_MODULE = 0, /* Top-P within each module */
     BL_SCOPE_JOINT = 1   /* Top-P over all modules' ranks at once */
 };
 
 enum bl_crossing {
     BL_CROSSING_KEPT = 0,  /* the rank at which the sum exceeds p stays */
-    BL_CROSSING_PRUNED = 1 /* it goes too                               */
+    BL_CROSSING_PRUNED = 1 /* it goes too */
 };
 
 enum bl_select {
-    BL_SELECT_LOWEST = 0, /* prune the least important ranks                   */
-    BL_SELECT_RANDOM = 1  /* ablation: prune as many, drawn at random           */
+    BL_SELECT_LOWEST = 0, /* prune the least important ranks */
+    BL_SELECT_RANDOM = 1  /* ablation: prune as many, drawn at random */
 };
 
 enum bl_curve { BL_CURVE_CONSTANT = 0, BL_CURVE_LINEAR = 1, BL_CURVE_COSINE = 2 };
 
 enum bl_importance {
-    BL_IMPORTANCE_SCORE = 0,       /* g_i                                         */
+    BL_IMPORTANCE_SCORE = 0,       /* g_i */
     BL_IMPORTANCE_CONTRIBUTION = 1 /* g_i |b_i| |a_i|, over its mean in the module */
 };
 
 enum bl_expand {
-    BL_EXPAND_HISTORY = 0, /* copy the source as it was in a snapshot          */
-    BL_EXPAND_CURRENT = 1, /* copy the source as it is                         */
+    BL_EXPAND_HISTORY = 0, /* copy the source as it was in a snapshot */
+    BL_EXPAND_CURRENT = 1, /* copy the source as it is */
     BL_EXPAND_FRESH = 2,   /* A random, B zero, m zero, v the mean of the kept */
     BL_EXPAND_NONE = 3     /* prune only: zero, and out of the softmax for good */
 };
 
 enum bl_moments {
     BL_MOMENTS_COPY = 0, /* m and v come from where A and B come from */
-    BL_MOMENTS_KEEP = 1, /* they stay those of the pruned rank        */
+    BL_MOMENTS_KEEP = 1, /* they stay those of the pruned rank */
     BL_MOMENTS_ZERO = 2
 };
 
 enum bl_pairing {
     BL_PAIRING_SHUFFLED = 0, /* sources permuted at random against the pruned ranks */
-    BL_PAIRING_ORDERED = 1   /* k-th pruned rank by index takes the k-th best       */
+    BL_PAIRING_ORDERED = 1   /* k-th pruned rank by index takes the k-th best */
 };
 
 enum bl_transfer {
-    BL_TRANSFER_MEAN = 0,    /* both scores become their mean                        */
+    BL_TRANSFER_MEAN = 0,    /* both scores become their mean */
     BL_TRANSFER_PRESERVE = 1 /* both become s_source - tau ln 2: together they weigh
                                 what the source weighed. With BL_EXPAND_FRESH both
-                                stay as they are.                                    */
+                                stay as they are. */
 };
 
 enum bl_preset {
-    BL_PRESET_PAPER = 0,     /* the paper's text; the defaults                          */
-    BL_PRESET_PUBLISHED = 1, /* what its published code does                            */
-    BL_PRESET_TIGHTENING = 2 /* paper with p from 1 to 0.95: careful first, bold later  */
+    BL_PRESET_PAPER = 0,     /* the paper's text; the defaults */
+    BL_PRESET_PUBLISHED = 1, /* what its published code does */
+    BL_PRESET_TIGHTENING = 2 /* paper with p from 1 to 0.95: careful first, bold later */
 };
 
 /**
  * All settings of a group. Call bl_options_init, set what differs, pass it on; NULL
  * wherever an options pointer is taken means the defaults of bl_options_init. The
  * struct is copied. "(auto)" names the value that stands for "worked out at
- * creation"; bl_group_copy_options tells what was worked out. Settings of the
- * reallocation are METHOD's, see docs/method.md for every formula.
+ * creation"; bl_group_copy_options tells what was worked out. docs/method.md has every
+ * formula.
  */
 typedef struct bl_options {
     size_t size; /* bytes of this struct as the caller knows it; set by init */
 
     /* adapters */
-    int32_t method;           /* bl_method; default BL_METHOD_BEAMLORA                      */
-    int32_t scaling;          /* bl_scaling; default BL_SCALING_STANDARD                    */
-    int64_t rank;             /* r, 1 or more; may exceed in and out; default 8             */
-    double  alpha;            /* finite; default 16                                         */
-    double  dropout;          /* q in [0, 1), on the adapter's input; default 0             */
-    double  temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05        */
-    int32_t parameter_dtype;  /* BL_F32 (default) or BL_F64: A, B, s, gradients, moments    */
-    int32_t activation_dtype; /* x, y, dx, dy; in this version equal to parameter_dtype     */
-    uint64_t seed;            /* of initialisation, dropout, pairing; default 0             */
+    int32_t  method;           /* bl_method; default BL_METHOD_BEAMLORA */
+    int32_t  scaling;          /* bl_scaling; default BL_SCALING_STANDARD */
+    int64_t  rank;             /* r, 1 or more; may exceed in and out; default 8 */
+    double   alpha;            /* finite; default 16 */
+    double   dropout;          /* q in [0, 1), on the adapter's input; default 0 */
+    double   temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
+    int32_t  parameter_dtype;  /* A, B, s, moments: BL_F32 (default), BL_F64 */
+    int32_t  activation_dtype; /* x, y, dx, dy; so far equal to the other */
+    uint64_t seed;             /* of initialisation, dropout, pairing; default 0 */
 
     /* optimizer: AdamW with decoupled decay (Loshchilov & Hutter, arXiv 1711.05101) */
-    int32_t optimizer;      /* bl_optimizer; default BL_OPTIMIZER_ADAMW                     */
-    int32_t reallocation;   /* 1 (default): as scheduled below; 0: scores only              */
-    double  lr;             /* the base learning rate, only to choose tau; 0: not told      */
-    double  beta1;          /* in [0, 1); default 0.9                                       */
-    double  beta2;          /* in [0, 1); default 0.999                                     */
-    double  epsilon;        /* > 0; default 1e-8                                            */
-    double  weight_decay;   /* >= 0, per unit of lr; default 0                              */
-    double  b_lr_ratio;     /* >= 0, B's lr over A's (LoRA+, arXiv 2402.12354); default 1   */
-    double  score_lr_ratio; /* >= 0, s's lr over A's; default 1                             */
+    int32_t optimizer;      /* bl_optimizer; default BL_OPTIMIZER_ADAMW */
+    int32_t reallocation;   /* 1 (default): as scheduled below; 0: scores only */
+    double  lr;             /* the base lr, only to choose tau; 0: not told */
+    double  beta1;          /* in [0, 1); default 0.9 */
+    double  beta2;          /* in [0, 1); default 0.999 */
+    double  epsilon;        /* > 0; default 1e-8 */
+    double  weight_decay;   /* >= 0, per unit of lr; default 0 */
+    double  b_lr_ratio;     /* >= 0, B's lr over A's (LoRA+, arXiv 2402.12354); 1 */
+    double  score_lr_ratio; /* >= 0, s's lr over A's; default 1 */
 
     /* schedule, in optimizer steps */
-    int64_t total_steps; /* of the training; needed when reallocation is on                 */
-    int64_t period;      /* T >= 1; 0 (auto): total_steps / 12, at least 3                  */
-    int64_t start;       /* no snapshot or reallocation until after this step; default 0    */
-    double  p_start;     /* Top-P in (0, 1], share of importance that is kept; default 0.95 */
-    double  p_end;       /* the same at the end; default 1                                  */
-    int32_t p_curve;     /* bl_curve; default BL_CURVE_COSINE                               */
-    int32_t scope;       /* bl_scope; default BL_SCOPE_MODULE                               */
-    int64_t p_steps;     /* steps from p_start to p_end; 0 (auto): 2/3 of total_steps       */
+    int64_t total_steps; /* of the training; needed when reallocation is on */
+    int64_t period;      /* T >= 1; 0 (auto): total_steps / 12, at least 3 */
+    int64_t start;   /* no snapshot or reallocation until after this step; default 0 */
+    double  p_start; /* Top-P in (0, 1], share of importance that is kept; default 0.95 */
+    double  p_end;   /* the same at the end; default 1 */
+    int32_t p_curve; /* bl_curve; default BL_CURVE_COSINE */
+    int32_t scope;   /* bl_scope; default BL_SCOPE_MODULE */
+    int64_t p_steps; /* steps from p_start to p_end; 0 (auto): 2/3 of total_steps */
 
     /* which ranks go */
-    int32_t crossing;           /* bl_crossing; default BL_CROSSING_KEPT                    */
-    int32_t importance;         /* bl_importance; default BL_IMPORTANCE_SCORE               */
-    int32_t select;             /* bl_select; default BL_SELECT_LOWEST                      */
-    int32_t reserved;           /* 0                                                        */
-    int64_t fixed_count;        /* ablation: so many ranks per module; 0 (default): Top-P   */
-    double  max_prune_fraction; /* in [0, 1], of a module's r at once; default 0.5          */
-    double  idle; /* only ranks that contribute less than this fraction of their module's
-                     mean may go; 0 (default): no such condition                            */
+    int32_t crossing;           /* bl_crossing; default BL_CROSSING_KEPT */
+    int32_t importance;         /* bl_importance; default BL_IMPORTANCE_SCORE */
+    int32_t select;             /* bl_select; default BL_SELECT_LOWEST */
+    int32_t reserved;           /* 0 */
+    int64_t fixed_count;        /* ablation: ranks per module; 0 (default): Top-P */
+    double  max_prune_fraction; /* in [0, 1], of a module's r; default 0.5 */
+    double  idle; /* only ranks below this share of the mean contribution; 0: any */
 
     /* what becomes of them */
-    int32_t expand;   /* bl_expand; default BL_EXPAND_HISTORY                               */
-    int32_t moments;  /* bl_moments; default BL_MOMENTS_COPY                                */
-    int32_t pairing;  /* bl_pairing; default BL_PAIRING_SHUFFLED                            */
-    int32_t transfer; /* bl_transfer; default BL_TRANSFER_MEAN                              */
+    int32_t expand;   /* bl_expand; default BL_EXPAND_HISTORY */
+    int32_t moments;  /* bl_moments; default BL_MOMENTS_COPY */
+    int32_t pairing;  /* bl_pairing; default BL_PAIRING_SHUFFLED */
+    int32_t transfer; /* bl_transfer; default BL_TRANSFER_MEAN */
 
     /* history ring: snapshots of A, B and, where they are copied, their moments */
-    int64_t history_depth;    /* snapshots held, 1 or more; default 1                       */
-    int64_t history_interval; /* steps between two; 0 (auto): T                             */
-    int64_t history_phase;    /* after steps t > start with (t - start - phase) a multiple of
-                                 the interval; -1 (auto): T / 2 + 1                         */
-    int64_t history_age;      /* wanted age in steps at a reallocation; -1 (auto): T / 2 - 1 */
+    int64_t history_depth;    /* snapshots held, 1 or more; default 1 */
+    int64_t history_interval; /* steps between two; 0 (auto): T */
+    int64_t history_phase; /* t - start - phase is a multiple of it; -1 (auto): T/2 + 1 */
+    int64_t history_age;   /* steps, wanted at a reallocation; -1 (auto): T/2 - 1 */
 
     /* the host's means; NULL: the library's own */
-    bl_parallel_for_fn parallel_for; /* NULL: everything on the calling thread              */
+    bl_parallel_for_fn parallel_for; /* NULL: everything on the calling thread */
     void              *parallel_user;
-    bl_alloc_fn        alloc; /* alloc and free: both or neither                            */
+    bl_alloc_fn        alloc; /* alloc and free: both or neither */
     bl_free_fn         free;
     void              *alloc_user;
-    void *parameters; /* [elements] memory for the parameters, aligned to 64 bytes          */
-    void *gradients;  /* [elements] the same for their gradients                            */
-    void *moments_mv; /* [2 * elements] the same for m, then v; elements as bl_memory says  */
+    void *parameters; /* [elements] memory for the parameters, aligned to 64 bytes */
+    void *gradients;  /* [elements] the same for their gradients */
+    void *moments_mv; /* [2 * elements] the same for m, then v; elements as bl_memory says */
 } bl_options;
 
 /**
@@ -334,25 +335,25 @@ BL_API int bl_options_preset(bl_options *opt, int32_t preset);
 
 /** One adapter of a group: where a field is 0 or NULL the group's option holds. */
 typedef struct bl_spec {
-    size_t      size;   /* sizeof(bl_spec) as the caller knows it              */
-    int64_t     in;     /* input features, 1..INT_MAX                          */
-    int64_t     out;    /* output features, 1..INT_MAX                         */
-    int64_t     rank;   /* 0: options' rank                                    */
-    double      alpha;  /* 0: options' alpha                                   */
-    const char *name;   /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
-    int32_t     frozen; /* 1: passes gradients on to dx, has none itself       */
+    size_t      size;     /* sizeof(bl_spec) as the caller knows it */
+    int64_t     in;       /* input features, 1..INT_MAX */
+    int64_t     out;      /* output features, 1..INT_MAX */
+    int64_t     rank;     /* 0: options' rank */
+    double      alpha;    /* 0: options' alpha */
+    const char *name;     /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
+    int32_t     frozen;   /* 1: passes gradients on to dx, has none itself */
     int32_t     reserved; /* 0 */
 } bl_spec;
 
 /** Bytes that a configuration takes; filled by bl_memory_query. */
 typedef struct bl_memory {
-    size_t  size;        /* sizeof(bl_memory) as the caller knows it             */
-    int64_t elements;    /* of the parameter buffer, padding included            */
-    size_t  parameters;  /* bytes of A, B, s, and as much again for gradients    */
+    size_t  size;       /* sizeof(bl_memory) as the caller knows it */
+    int64_t elements;   /* of the parameter buffer, padding included */
+    size_t  parameters; /* bytes, of A, B, s */
     size_t  gradients;
-    size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST                    */
-    size_t  history;     /* the whole ring                                       */
-    size_t  bookkeeping; /* handles, names, scratch                              */
+    size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
+    size_t  history;     /* the whole ring */
+    size_t  bookkeeping; /* handles, names, scratch */
     size_t  tapes;       /* one tape with keep = 1 and max_n = n for each adapter */
     size_t  total;
 } bl_memory;
@@ -423,9 +424,9 @@ BL_API int bl_adapter_set_frozen(bl_adapter *adapter, int32_t frozen);
 BL_API int bl_adapter_set_mask(bl_adapter *adapter, const uint8_t *mask);
 
 enum bl_tensor {
-    BL_TENSOR_A = 0,     /* [r, in]                                        */
+    BL_TENSOR_A = 0,     /* [r, in] */
     BL_TENSOR_B = 1,     /* [r, out]: kept transposed, a rank is contiguous */
-    BL_TENSOR_SCORES = 2 /* [1, r]; absent with BL_METHOD_LORA             */
+    BL_TENSOR_SCORES = 2 /* [1, r]; absent with BL_METHOD_LORA */
 };
 
 enum bl_buffer {
@@ -556,7 +557,7 @@ BL_API int bl_group_discard_gradients(bl_group *group);
 BL_API int bl_group_tick(bl_group *group);
 
 enum bl_fresh {
-    BL_FRESH_ZERO = 0, /* a fresh rank's entry starts at 0                          */
+    BL_FRESH_ZERO = 0, /* a fresh rank's entry starts at 0 */
     BL_FRESH_MEAN = 1  /* at the mean over the module's ranks that are not replaced */
 };
 
@@ -587,10 +588,10 @@ BL_API double bl_group_get_threshold(const bl_group *group);
 BL_API int64_t bl_group_get_snapshot_step(const bl_group *group);
 
 enum bl_action {
-    BL_ACTION_HISTORY = 0, /* copy the source from the snapshot of the given age      */
-    BL_ACTION_CURRENT = 1, /* copy the source as it is                                */
-    BL_ACTION_FRESH = 2,   /* start anew                                              */
-    BL_ACTION_PRUNE = 3,   /* remove                                                  */
+    BL_ACTION_HISTORY = 0, /* copy the source from the snapshot of the given age */
+    BL_ACTION_CURRENT = 1, /* copy the source as it is */
+    BL_ACTION_FRESH = 2,   /* start anew */
+    BL_ACTION_PRUNE = 3,   /* remove */
     BL_ACTION_SKIP = 4     /* left alone: no snapshot shows the source's present path */
 };
 
@@ -623,15 +624,15 @@ BL_API int bl_group_reallocate(bl_group *group, bl_plan *plan);
 BL_API int bl_reallocate(bl_adapter *adapter, bl_plan *plan);
 
 /* A plan by columns: `count` rows, one per pruned rank, by module, then rank. */
-BL_API int64_t        bl_plan_get_step(const bl_plan *plan);      /* t it was made at   */
+BL_API int64_t        bl_plan_get_step(const bl_plan *plan);      /* t it was made at */
 BL_API double         bl_plan_get_threshold(const bl_plan *plan); /* p(t); NaN: by hand */
 BL_API int64_t        bl_plan_get_count(const bl_plan *plan);
 BL_API const int64_t *bl_plan_get_modules(const bl_plan *plan);
 BL_API const int64_t *bl_plan_get_pruned(const bl_plan *plan);
-BL_API const int64_t *bl_plan_get_sources(const bl_plan *plan); /* -1: none            */
-BL_API const int32_t *bl_plan_get_actions(const bl_plan *plan); /* bl_action           */
-BL_API const int64_t *bl_plan_get_ages(const bl_plan *plan);    /* steps; -1: no snapshot */
-BL_API const double  *bl_plan_get_importances(const bl_plan *plan); /* of the pruned rank */
+BL_API const int64_t *bl_plan_get_sources(const bl_plan *plan); /* -1: none */
+BL_API const int32_t *bl_plan_get_actions(const bl_plan *plan); /* bl_action */
+BL_API const int64_t *bl_plan_get_ages(const bl_plan *plan); /* steps; -1: no snapshot */
+BL_API const double *bl_plan_get_importances(const bl_plan *plan); /* of the pruned rank */
 
 /** Empty a plan, for building one by hand that may be applied after step t. */
 BL_API int bl_plan_clear(bl_plan *plan, int64_t step);

@@ -51,8 +51,8 @@ static void adamw_f64(const struct bl__adamw *a, int64_t count, double *restrict
         const double g = gradient[i] * a->grad_scale;
         m[i] = a->beta1 * m[i] + (1 - a->beta1) * g;
         v[i] = a->beta2 * v[i] + (1 - a->beta2) * g * g;
-        p[i] = p[i] * a->keep -
-               a->step * m[i] / (sqrt(v[i]) * a->inverse_root + a->epsilon);
+        p[i] =
+            p[i] * a->keep - a->step * m[i] / (sqrt(v[i]) * a->inverse_root + a->epsilon);
     }
 }
 

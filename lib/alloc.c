@@ -36,8 +36,8 @@ void *bl__alloc(const struct bl__allocator *allocator, size_t bytes)
     if (cost == SIZE_MAX) {
         return NULL;
     }
-    char *raw = allocator->alloc != NULL ? allocator->alloc(allocator->user, cost)
-                                         : malloc(cost);
+    char *raw =
+        allocator->alloc != NULL ? allocator->alloc(allocator->user, cost) : malloc(cost);
     if (raw == NULL) {
         return NULL;
     }

@@ -38,8 +38,9 @@ static int check_row(bl_group *group, const bl_plan *plan, int64_t row)
                         (long long) module, (long long) group->count);
     }
     if (row > 0 && module < plan->modules[row - 1]) {
-        return bl__fail(BL_E_RANGE, "rows must be in the order of their modules: %lld "
-                                    "comes after %lld",
+        return bl__fail(BL_E_RANGE,
+                        "rows must be in the order of their modules: %lld "
+                        "comes after %lld",
                         (long long) module, (long long) plan->modules[row - 1]);
     }
     const bl_adapter *const adapter = &group->adapters[module];
@@ -157,7 +158,8 @@ static void start_afresh(const struct tensor *tensor, int64_t rank)
     const int64_t first = adapter->first_rank;
     int64_t       kept = 0;
     for (int64_t i = 0; i < adapter->rank; i++) {
-        kept += !group->removed[first + i] && !(group->scratch_ranks[first + i] & IS_PRUNED);
+        kept +=
+            !group->removed[first + i] && !(group->scratch_ranks[first + i] & IS_PRUNED);
     }
     for (int64_t j = 0; kept > 0 && j < tensor->cols; j++) {
         double sum = 0;
@@ -194,8 +196,7 @@ static void move_rows(const struct tensor *tensor, const bl_plan *plan, int64_t 
         }
         if (action == BL_ACTION_FRESH) {
             start_afresh(tensor, rank);
-        } else if (action == BL_ACTION_PRUNE ||
-                   (is_moment && moments == BL_MOMENTS_ZERO)) {
+        } else if (action == BL_ACTION_PRUNE || (is_moment && moments == BL_MOMENTS_ZERO)) {
             memset(to, 0, tensor->row_bytes);
         } else if (is_moment && moments == BL_MOMENTS_KEEP) {
             continue;
@@ -219,7 +220,7 @@ static void share_scores(bl_adapter *adapter, const bl_plan *plan, int64_t first
     bl_group *const         group = adapter->group;
     const bl_options *const o = &group->options;
     double *const           old = group->scratch_scores;
-    void *const s =
+    void *const             s =
         bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
     for (int64_t i = 0; i < adapter->rank; i++) {
         old[i] = bl__get(group->dtype, s, i);
@@ -268,7 +269,7 @@ static void apply_module(bl_adapter *adapter, const bl_plan *plan, int64_t first
             continue;
         }
         for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_B; which++) {
-            struct tensor tensor = {.adapter = adapter, .which = which, .buffer = k};
+            struct tensor tensor = { .adapter = adapter, .which = which, .buffer = k };
             int64_t       ranks;
             tensor.offset = bl__tensor(adapter, which, &ranks, &tensor.cols);
             tensor.row_bytes = (size_t) tensor.cols * bl__dtype_bytes(group->dtype);
@@ -345,7 +346,6 @@ int32_t bl_reallocate_due(const bl_adapter *adapter)
 
 double bl_group_get_threshold(const bl_group *group)
 {
-    return group->options.reallocation
-               ? bl__schedule_threshold(&group->options, group->t)
-               : 1;
+    return group->options.reallocation ? bl__schedule_threshold(&group->options, group->t)
+                                       : 1;
 }

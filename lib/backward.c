@@ -45,7 +45,7 @@ static void differentiate_rows(void *context, int64_t part)
     const struct pass *const pass = context;
     const bl_adapter *const  adapter = pass->adapter;
     const int32_t            dtype = adapter->group->dtype;
-    const int64_t from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t            from = bl__part_start(pass->rows, pass->row_parts, part);
     const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
     bl__gemm(dtype, 0, 1, rows, adapter->rank, adapter->out, adapter->scaling,
@@ -92,9 +92,9 @@ static void pass_on_rows(void *context, int64_t part)
     const bl_adapter *const  adapter = pass->adapter;
     const int32_t            dtype = adapter->group->dtype;
     const int64_t            in = adapter->in;
-    const int64_t from = bl__part_start(pass->rows, pass->row_parts, part);
-    const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
-    const int64_t row = pass->row + from;
+    const int64_t            from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t     rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
+    const int64_t     row = pass->row + from;
     const void *const d = bl__at_const(dtype, pass->tape->d, from * adapter->rank);
     void *const       dx = bl__at(dtype, pass->dx, row * pass->lddx);
     if (pass->dropout.q > 0) {

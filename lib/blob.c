@@ -65,7 +65,7 @@ static void put(struct writer *writer, const void *data, size_t bytes)
         writer->failed = writer->write(writer->user, data, whole) != 0;
     }
     if (whole < bytes && !writer->failed) {
-        unsigned char last[8] = {0};
+        unsigned char last[8] = { 0 };
         memcpy(last, (const char *) data + whole, bytes - whole);
         writer->sum = checksum(writer->sum, last, sizeof last);
         writer->failed = writer->write(writer->user, last, sizeof last) != 0;
@@ -89,7 +89,7 @@ int bl_group_save(const bl_group *group, bl_write_fn write, void *user)
         return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "write");
     }
     const uint64_t count = (uint64_t) bl_group_get_state_count(group);
-    struct writer  writer = {.write = write, .user = user};
+    struct writer  writer = { .write = write, .user = user };
     put(&writer, magic, sizeof magic);
     put(&writer, &version, sizeof version);
     put(&writer, &count, sizeof count);
@@ -149,7 +149,8 @@ int bl_group_load(bl_group *group, const void *data, size_t bytes)
     memcpy(&found_version, blob + 8, sizeof found_version);
     memcpy(&count, blob + 16, sizeof count);
     if (found_version != version) {
-        return bl__fail(BL_E_VERSION, "the state has version %llu, this library reads %llu",
+        return bl__fail(BL_E_VERSION,
+                        "the state has version %llu, this library reads %llu",
                         (unsigned long long) found_version, (unsigned long long) version);
     }
     const size_t body = bytes - TAIL;

@@ -49,9 +49,9 @@ void bl__score_backward(int32_t dtype, void *ds, const double *g, const double *
 struct bl__adamw {
     double grad_scale;
     double beta1, beta2, epsilon;
-    double keep;           /* 1 - lr wd          */
-    double step;           /* lr / (1 - beta1^t) */
-    double inverse_root;   /* 1 / sqrt(1 - beta2^t) */
+    double keep;         /* 1 - lr wd          */
+    double step;         /* lr / (1 - beta1^t) */
+    double inverse_root; /* 1 / sqrt(1 - beta2^t) */
 };
 
 struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,

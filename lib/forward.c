@@ -26,11 +26,11 @@ static void forward_rows(void *context, int64_t part)
     const bl_adapter *const  adapter = pass->adapter;
     const bl_tape *const     tape = pass->tape;
     const int32_t            dtype = adapter->group->dtype;
-    const void *const p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
-    const int64_t     r = adapter->rank;
-    const int64_t     from = bl__part_start(pass->rows, pass->parts, part);
-    const int64_t     rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
-    const int64_t     row = pass->row + from;
+    const void *const        p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
+    const int64_t            r = adapter->rank;
+    const int64_t            from = bl__part_start(pass->rows, pass->parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
+    const int64_t row = pass->row + from;
 
     const void *x = bl__at_const(dtype, pass->x, row * pass->ldx);
     int64_t     ldx = pass->ldx;

@@ -16,7 +16,7 @@
 struct sizes {
     bl_options options; /* resolved */
     int64_t    elements, ranks, largest_rank, scratch;
-    size_t     bytes;   /* of an element */
+    size_t     bytes; /* of an element */
     size_t     bookkeeping, buffer, history;
 };
 
@@ -33,8 +33,8 @@ static int64_t history_buffers(const bl_options *options)
     if (!options->reallocation || options->expand != BL_EXPAND_HISTORY) {
         return 0;
     }
-    const int moments = options->moments == BL_MOMENTS_COPY &&
-                        options->optimizer == BL_OPTIMIZER_ADAMW;
+    const int moments =
+        options->moments == BL_MOMENTS_COPY && options->optimizer == BL_OPTIMIZER_ADAMW;
     return moments ? 3 : 1;
 }
 
@@ -47,8 +47,7 @@ struct carver {
 static void *carve(struct carver *carver, int64_t count, size_t bytes)
 {
     const size_t at = carver->used;
-    carver->used =
-        bl__add(at, bl__round_up(bl__mul((size_t) count, bytes)));
+    carver->used = bl__add(at, bl__round_up(bl__mul((size_t) count, bytes)));
     return carver->base == NULL ? NULL : carver->base + at;
 }
 
@@ -67,8 +66,7 @@ static bl_group *carve_group(struct carver *carver, const struct sizes *sizes,
         carve(carver, sizes->options.history_depth, sizeof *to->snapshot_step);
     to->settings = carve(carver, bl__settings_count(), sizeof *to->settings);
     to->scratch = carve(carver, sizes->scratch, sizes->bytes);
-    to->scratch_scores =
-        carve(carver, sizes->largest_rank, sizeof *to->scratch_scores);
+    to->scratch_scores = carve(carver, sizes->largest_rank, sizeof *to->scratch_scores);
     to->scratch_ranks = carve(carver, sizes->ranks, 1);
     return group;
 }
@@ -120,7 +118,7 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
     if (history_buffers(&sizes->options) == 0) {
         sizes->options.history_depth = 1; /* unused: one empty slot */
     }
-    struct carver carver = {0};
+    struct carver carver = { 0 };
     carve_group(&carver, sizes, count);
     sizes->bookkeeping = carver.used;
     sizes->buffer = bl__mul((size_t) sizes->elements, sizes->bytes);
@@ -163,12 +161,10 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         adapter->a = offset;
         adapter->b = adapter->a + segment(spec.rank * spec.in, bytes);
         adapter->s = adapter->b + segment(spec.rank * spec.out, bytes);
-        adapter->end = adapter->s + (o->method == BL_METHOD_BEAMLORA
-                                         ? segment(spec.rank, bytes)
-                                         : 0);
+        adapter->end = adapter->s +
+                       (o->method == BL_METHOD_BEAMLORA ? segment(spec.rank, bytes) : 0);
         adapter->first_rank = first_rank;
-        adapter->seed =
-            bl__random_key(o->seed, BL__DRAW_ADAPTER, (uint64_t) i, 0);
+        adapter->seed = bl__random_key(o->seed, BL__DRAW_ADAPTER, (uint64_t) i, 0);
         adapter->frozen = spec.frozen;
         group->frozen[i] = (uint8_t) spec.frozen;
         name_adapter(adapter, spec.name);
@@ -194,7 +190,7 @@ static int check_names(const bl_group *group)
 /* A uniform in +-1/sqrt(in): Kaiming with a = sqrt 5, as LoRA's own code. */
 static void initialise(bl_group *group)
 {
-    void *const p = group->buffers[BL_BUFFER_PARAMETERS].data;
+    void *const  p = group->buffers[BL_BUFFER_PARAMETERS].data;
     const size_t bytes = bl__mul((size_t) group->elements, bl__dtype_bytes(group->dtype));
     for (int32_t i = 0; i < group->buffer_count; i++) {
         if (group->buffers[i].data != NULL) {
@@ -204,7 +200,7 @@ static void initialise(bl_group *group)
     for (int64_t k = 0; k < group->count; k++) {
         const bl_adapter *const adapter = &group->adapters[k];
         const double            bound = 1 / sqrt((double) adapter->in);
-        const uint64_t key = bl__random_key(adapter->seed, BL__DRAW_INIT, 0, 0);
+        const uint64_t          key = bl__random_key(adapter->seed, BL__DRAW_INIT, 0, 0);
         for (int64_t i = 0; i < adapter->rank * adapter->in; i++) {
             const double u = bl__random_unit(key, (uint64_t) i);
             bl__set(group->dtype, p, adapter->a + i, bound * (2 * u - 1));
@@ -221,14 +217,14 @@ static void initialise(bl_group *group)
 
 static int take_memory(bl_group *group, const struct sizes *sizes)
 {
-    const bl_options *const         o = &group->options;
+    const bl_options *const           o = &group->options;
     const struct bl__allocator *const allocator = &group->allocator;
-    struct bl__buffer *const        buffers = group->buffers;
-    const int                       adamw = o->optimizer == BL_OPTIMIZER_ADAMW;
-    const size_t moments = adamw ? bl__mul(sizes->buffer, 2) : 0;
-    void *const  given[] = {o->parameters, o->gradients, adamw ? o->moments_mv : NULL};
-    const size_t wanted[] = {sizes->buffer, sizes->buffer, moments, sizes->history};
-    void        *got[4] = {0};
+    struct bl__buffer *const          buffers = group->buffers;
+    const int                         adamw = o->optimizer == BL_OPTIMIZER_ADAMW;
+    const size_t                      moments = adamw ? bl__mul(sizes->buffer, 2) : 0;
+    void *const  given[] = { o->parameters, o->gradients, adamw ? o->moments_mv : NULL };
+    const size_t wanted[] = { sizes->buffer, sizes->buffer, moments, sizes->history };
+    void        *got[4] = { 0 };
     for (int i = 0; i < 4; i++) {
         if (i < 3 && given[i] != NULL) {
             got[i] = given[i];
@@ -272,8 +268,8 @@ int bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
         return rc;
     }
     const bl_options *const    o = &sizes.options;
-    const struct bl__allocator allocator = {o->alloc, o->free, o->alloc_user};
-    struct carver carver = {.base = bl__alloc(&allocator, sizes.bookkeeping)};
+    const struct bl__allocator allocator = { o->alloc, o->free, o->alloc_user };
+    struct carver carver = { .base = bl__alloc(&allocator, sizes.bookkeeping) };
     if (carver.base == NULL) {
         return bl__fail(BL_E_NOMEM, "no memory for %zu bytes", sizes.bookkeeping);
     }
@@ -320,7 +316,7 @@ int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
     if (out == NULL) {
         return bl__fail(BL_E_ARG, "out is NULL");
     }
-    const bl_spec spec = {.size = sizeof spec, .in = in, .out = out_features};
+    const bl_spec spec = { .size = sizeof spec, .in = in, .out = out_features };
     bl_group     *group;
     const int     rc = bl_group_create(&group, &spec, 1, opt);
     if (rc == 0) {
@@ -356,7 +352,7 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
         return rc;
     }
     const bl_options *const o = &sizes.options;
-    bl_memory               memory = {.size = out->size, .elements = sizes.elements};
+    bl_memory               memory = { .size = out->size, .elements = sizes.elements };
     memory.parameters = o->parameters ? 0 : bl__alloc_cost(sizes.buffer);
     memory.gradients = o->gradients ? 0 : bl__alloc_cost(sizes.buffer);
     if (o->optimizer == BL_OPTIMIZER_ADAMW && o->moments_mv == NULL) {
@@ -368,11 +364,11 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
     for (int64_t i = 0; i < count; i++) {
         bl_spec spec;
         bl__spec_read(&spec, specs, i, o);
-        memory.tapes = bl__add(memory.tapes, bl__tape_bytes(o, spec.in, spec.out,
-                                                            spec.rank, n, 1));
+        memory.tapes =
+            bl__add(memory.tapes, bl__tape_bytes(o, spec.in, spec.out, spec.rank, n, 1));
     }
-    const size_t parts[] = {memory.parameters, memory.gradients,   memory.moments,
-                            memory.history,    memory.bookkeeping, memory.tapes};
+    const size_t parts[] = { memory.parameters, memory.gradients,   memory.moments,
+                             memory.history,    memory.bookkeeping, memory.tapes };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         memory.total = bl__add(memory.total, parts[i]);
     }
@@ -467,8 +463,8 @@ void bl__group_settle_gradients(bl_group *group)
     for (int64_t i = 0; i < group->count; i++) {
         bl_adapter *const adapter = &group->adapters[i];
         if (!adapter->has_gradient) {
-            const size_t bytes = (size_t) (adapter->end - adapter->a) *
-                                 bl__dtype_bytes(group->dtype);
+            const size_t bytes =
+                (size_t) (adapter->end - adapter->a) * bl__dtype_bytes(group->dtype);
             memset(bl__at(group->dtype, gradients, adapter->a), 0, bytes);
             adapter->has_gradient = !adapter->frozen;
         }
@@ -495,9 +491,10 @@ int bl_group_attach(bl_group *group, const char *name, void *data, int32_t fresh
                     int32_t *buffer)
 {
     if (group == NULL || name == NULL || data == NULL) {
-        return bl__fail(BL_E_ARG, "%s is NULL", group == NULL  ? "group"
-                                                : name == NULL ? "name"
-                                                               : "data");
+        return bl__fail(BL_E_ARG, "%s is NULL",
+                        group == NULL  ? "group"
+                        : name == NULL ? "name"
+                                       : "data");
     }
     const size_t length = strlen(name);
     if (length < 1 || length >= BL__BUFFER_NAME_BYTES ||
@@ -517,16 +514,16 @@ int bl_group_attach(bl_group *group, const char *name, void *data, int32_t fresh
         return bl__fail(BL_E_RANGE, "fresh is %d, must be 0 or 1", (int) fresh);
     }
     if (group->t > 0 || group->buffer_count == BL__BUFFERS) {
-        return bl__fail(BL_E_STATE, "%s", group->t > 0
-                                              ? "arrays are attached before the first step"
-                                              : "no more arrays can be attached");
+        return bl__fail(BL_E_STATE, "%s",
+                        group->t > 0 ? "arrays are attached before the first step"
+                                     : "no more arrays can be attached");
     }
     struct bl__buffer *const to = &group->buffers[group->buffer_count];
     if (group->buffers[BL_BUFFER_PARAMETERS].history != NULL &&
         group->options.moments == BL_MOMENTS_COPY) {
-        const size_t bytes = bl__mul(
-            bl__mul((size_t) group->elements, bl__dtype_bytes(group->dtype)),
-            (size_t) group->options.history_depth);
+        const size_t bytes =
+            bl__mul(bl__mul((size_t) group->elements, bl__dtype_bytes(group->dtype)),
+                    (size_t) group->options.history_depth);
         to->history = bl__alloc(&group->allocator, bytes);
         if (to->history == NULL) {
             return bl__fail(BL_E_NOMEM, "no memory for %zu bytes", bytes);

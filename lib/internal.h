@@ -16,16 +16,16 @@ struct bl_adapter {
     bl_group *group;
     int64_t   index, in, out, rank;
     double    scaling;
-    int64_t   a, b, s, end;  /* element offsets in every buffer; s == end: no scores */
-    int64_t   first_rank;    /* offset in the group's arrays by rank                 */
+    int64_t   a, b, s, end; /* element offsets in every buffer; s == end: no scores */
+    int64_t   first_rank;   /* offset in the group's arrays by rank                 */
     uint64_t  seed;
     int32_t   frozen;
-    int32_t   has_gradient;  /* a backward has reached it since the last step        */
+    int32_t   has_gradient; /* a backward has reached it since the last step        */
     char      name[BL__NAME_BYTES];
 };
 
 struct bl__buffer {
-    void   *data; /* [elements]; NULL: the group has no such buffer */
+    void   *data;    /* [elements]; NULL: the group has no such buffer */
     void   *history; /* [history_depth][elements] or NULL           */
     int32_t fresh;   /* bl_fresh                                    */
     char    name[BL__BUFFER_NAME_BYTES];
@@ -42,15 +42,15 @@ struct bl_group {
     int32_t              buffer_count;
     int32_t              dtype;
     int64_t              t;
-    uint64_t             version; /* of the parameters: tapes are compared with it */
+    uint64_t             version;   /* of the parameters: tapes are compared with it */
     int64_t              snapshots; /* taken so far */
     int64_t             *snapshot_step; /* [history_depth], -1: empty */
-    int64_t             *born;    /* [ranks] step after which a rank was last overwritten */
-    uint8_t             *removed; /* [ranks] 1: pruned for good   */
-    uint8_t             *mask;    /* [ranks] 0: silenced by the host */
-    uint8_t             *frozen;  /* [count] as the state saves it */
+    int64_t             *born; /* [ranks] step after which a rank was last overwritten */
+    uint8_t             *removed;  /* [ranks] 1: pruned for good   */
+    uint8_t             *mask;     /* [ranks] 0: silenced by the host */
+    uint8_t             *frozen;   /* [count] as the state saves it */
     double              *settings; /* as the state saves them     */
-    void                *scratch; /* [largest rank * max(in, out)] for moves in place */
+    void                *scratch;  /* [largest rank * max(in, out)] for moves in place */
     double              *scratch_scores; /* [largest rank] */
     uint8_t             *scratch_ranks;  /* [ranks] */
     bl_plan             *plan;
@@ -89,7 +89,7 @@ void bl__group_forget_gradients(bl_group *group);
 /* A buffer's entry at a tensor's offset in ring slot `slot`. */
 const void *bl__history_at(const bl_group *group, int32_t buffer, int64_t slot,
                            int64_t offset);
-void bl__history_snapshot(bl_group *group);
+void        bl__history_snapshot(bl_group *group);
 /* Slot whose age is nearest to the wanted one among those that show the present path of
  * rank `rank` of `adapter`; -1: none. */
 int64_t bl__history_find(const bl_adapter *adapter, int64_t rank);
@@ -113,11 +113,11 @@ struct bl_plan {
     int64_t             *modules, *pruned, *sources, *ages;
     int32_t             *actions;
     double              *importances;
-    struct bl__entry    *entries; /* [capacity] scratch of bl_group_plan */
+    struct bl__entry    *entries;        /* [capacity] scratch of bl_group_plan */
     struct bl__entry    *module_entries; /* [capacity] */
-    double              *g;       /* [capacity] */
-    double              *norms;   /* [capacity] */
-    int64_t             *order;   /* [capacity] */
+    double              *g;              /* [capacity] */
+    double              *norms;          /* [capacity] */
+    int64_t             *order;          /* [capacity] */
 };
 
 int    bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
@@ -134,10 +134,10 @@ struct bl_tape {
     uint64_t             version;
     int32_t              keep, filled;
     double              *g, *true_g, *dg; /* [rank] each */
-    void                *h;    /* [max_n or block, rank] x A^T            */
-    void                *hg;   /* [block, rank] h * g                     */
-    void                *d;    /* [block, rank] c dy B, then times g      */
-    void                *dropped; /* [block, in] drop(x); NULL without dropout */
+    void                *h;               /* [max_n or block, rank] x A^T            */
+    void                *hg;              /* [block, rank] h * g                     */
+    void                *d;               /* [block, rank] c dy B, then times g      */
+    void                *dropped;         /* [block, in] drop(x); NULL without dropout */
 };
 
 /* Bytes that bl_tape_create takes; SIZE_MAX: more than there are. */

@@ -24,9 +24,9 @@ static int add_to_weight(const bl_adapter *adapter, void *w, int64_t ldw, double
     const int32_t         dtype = group->dtype;
     const int64_t         r = adapter->rank;
     const int64_t         out = adapter->out;
-    const size_t bytes = bl__mul((size_t) (r * out), bl__dtype_bytes(dtype));
-    const size_t g_bytes = bl__round_up(bl__mul((size_t) r, sizeof(double)));
-    double *const g = bl__alloc(&group->allocator, bl__add(g_bytes, bytes));
+    const size_t          bytes = bl__mul((size_t) (r * out), bl__dtype_bytes(dtype));
+    const size_t          g_bytes = bl__round_up(bl__mul((size_t) r, sizeof(double)));
+    double *const         g = bl__alloc(&group->allocator, bl__add(g_bytes, bytes));
     if (g == NULL) {
         return bl__fail(BL_E_NOMEM, "no memory for %zu bytes", bl__add(g_bytes, bytes));
     }
@@ -67,8 +67,8 @@ int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void *b, in
         (rc = bl__matrix_check("b", b, adapter->out, r, ldb)) != 0) {
         return rc;
     }
-    double *const g = bl__alloc(&adapter->group->allocator,
-                                bl__mul((size_t) r, sizeof(double)));
+    double *const g =
+        bl__alloc(&adapter->group->allocator, bl__mul((size_t) r, sizeof(double)));
     if (g == NULL) {
         return bl__fail(BL_E_NOMEM, "no memory for the importance of %lld ranks",
                         (long long) r);

@@ -100,8 +100,9 @@ static int read_struct(void *ours, size_t size, const void *theirs, size_t first
     size_t given;
     memcpy(&given, theirs, sizeof given);
     if (given < first_size) {
-        return bl__fail(BL_E_OPTIONS, "%s's size is %zu, must be at least %zu: was it "
-                                      "initialised?",
+        return bl__fail(BL_E_OPTIONS,
+                        "%s's size is %zu, must be at least %zu: was it "
+                        "initialised?",
                         name, given, first_size);
     }
     const unsigned char *bytes = theirs;
@@ -169,8 +170,8 @@ static int check_adapter_options(const bl_options *o)
     if ((o->alloc == NULL) != (o->free == NULL)) {
         return bl__fail(BL_E_OPTIONS, "alloc and free go together: one of them is NULL");
     }
-    const void *const given[] = {o->parameters, o->gradients, o->moments_mv};
-    const char *const names[] = {"parameters", "gradients", "moments_mv"};
+    const void *const given[] = { o->parameters, o->gradients, o->moments_mv };
+    const char *const names[] = { "parameters", "gradients", "moments_mv" };
     for (int i = 0; i < 3; i++) {
         if ((uintptr_t) given[i] % BL__ALIGNMENT != 0) {
             return bl__fail(BL_E_ARG, "%s is not aligned to %zu bytes", names[i],
@@ -209,8 +210,7 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_integer("p_steps", o->p_steps, 0, largest_step)) != 0 ||
         (rc = check_choice("scope", o->scope, BL_SCOPE_JOINT)) != 0 ||
         (rc = check_choice("crossing", o->crossing, BL_CROSSING_PRUNED)) != 0 ||
-        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
-            0 ||
+        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) != 0 ||
         (rc = check_choice("select", o->select, BL_SELECT_RANDOM)) != 0 ||
         (rc = check_choice("reserved", o->reserved, 0)) != 0 ||
         (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
@@ -233,9 +233,9 @@ static int check_schedule_options(const bl_options *o)
 int bl__options_read(bl_options *out, const bl_options *opt)
 {
     bl_options_init(out, sizeof *out);
-    int rc = opt == NULL ? 0
-                         : read_struct(out, sizeof *out, opt, first_options_size,
-                                       "bl_options");
+    int rc = opt == NULL
+                 ? 0
+                 : read_struct(out, sizeof *out, opt, first_options_size, "bl_options");
     if (rc == 0) {
         rc = check_adapter_options(out);
     }
@@ -295,8 +295,9 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     size_t size;
     memcpy(&size, at, sizeof size);
     if (size != stride) {
-        return bl__fail(BL_E_OPTIONS, "spec %lld's size is %zu, must equal the first's "
-                                      "(%zu)",
+        return bl__fail(BL_E_OPTIONS,
+                        "spec %lld's size is %zu, must equal the first's "
+                        "(%zu)",
                         (long long) index, size, stride);
     }
     if (out->rank == 0) {
@@ -331,7 +332,10 @@ struct setting {
     enum kind   kind;
 };
 
-#define SETTING(field, kind) {#field, offsetof(bl_options, field), kind}
+#define SETTING(field, kind)                                                             \
+    {                                                                                    \
+#field, offsetof(bl_options, field), kind                                        \
+    }
 
 static const struct setting settings[] = {
     SETTING(method, INTEGER32),

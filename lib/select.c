@@ -210,9 +210,8 @@ static void write_rows(const bl_adapter *adapter, bl_plan *plan,
     }
     for (int64_t row = first; row < plan->count; row++) {
         int32_t       action = action_of(&group->options);
-        const int64_t source =
-            action == BL_ACTION_PRUNE ? -1 : plan->order[row - first];
-        int64_t age = -1;
+        const int64_t source = action == BL_ACTION_PRUNE ? -1 : plan->order[row - first];
+        int64_t       age = -1;
         if (action == BL_ACTION_HISTORY) {
             const int64_t slot = bl__history_find(adapter, source);
             if (slot < 0) {

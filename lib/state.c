@@ -107,15 +107,14 @@ static void group_array(const bl_group *group, int64_t index, bl_array *out)
     }
 }
 
-static const char *const tensor_names[] = {"A", "B", "s"};
+static const char *const tensor_names[] = { "A", "B", "s" };
 
 static void present_array(const bl_adapter *adapter, int64_t index, bl_array *out)
 {
     const bl_group *const group = adapter->group;
     const int32_t         tensor = (int32_t) (index % tensor_count(group));
-    const int32_t buffer = nth_buffer(group, index / tensor_count(group), 0);
-    const int64_t offset =
-        bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
+    const int32_t         buffer = nth_buffer(group, index / tensor_count(group), 0);
+    const int64_t offset = bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
     out->data = bl__at_const(group->dtype, group->buffers[buffer].data, offset);
     const char *const suffix = group->buffers[buffer].name;
     snprintf(out->name, sizeof out->name, "%s.%s%s%s", adapter->name,
@@ -129,8 +128,7 @@ static void history_array(const bl_adapter *adapter, int64_t index, bl_array *ou
     const int32_t         tensor = (int32_t) (index % 2);
     const int64_t         slot = index / 2 % depth;
     const int32_t         buffer = nth_buffer(group, index / 2 / depth, 1);
-    const int64_t         offset =
-        bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
+    const int64_t offset = bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
     out->data = bl__history_at(group, buffer, slot, offset);
     const char *const suffix = group->buffers[buffer].name;
     snprintf(out->name, sizeof out->name, "%s.%s.history.%lld%s%s", adapter->name,
@@ -139,11 +137,11 @@ static void history_array(const bl_adapter *adapter, int64_t index, bl_array *ou
 
 static void rank_array(const bl_adapter *adapter, int64_t index, bl_array *out)
 {
-    static const char *const names[] = {"born", "mask", "removed"};
+    static const char *const names[] = { "born", "mask", "removed" };
     const bl_group *const    group = adapter->group;
-    const void *const        data[] = {group->born + adapter->first_rank,
-                                       group->mask + adapter->first_rank,
-                                       group->removed + adapter->first_rank};
+    const void *const        data[] = { group->born + adapter->first_rank,
+                                        group->mask + adapter->first_rank,
+                                        group->removed + adapter->first_rank };
     vector(out, "", index == 0 ? BL_I64 : BL_U8, data[index], adapter->rank);
     snprintf(out->name, sizeof out->name, "%s.%s", adapter->name, names[index]);
 }
@@ -244,8 +242,8 @@ static int check_scalars(const bl_group *group, const bl_array *own, const void 
 static int check_elements(const bl_array *own, const void *data, int64_t step)
 {
     const unsigned char *const bytes = data;
-    const int is_history = strcmp(own->name, "group.history_steps") == 0;
-    const int is_steps =
+    const int                  is_history = strcmp(own->name, "group.history_steps") == 0;
+    const int                  is_steps =
         is_history || (own->dtype == BL_I64 && strncmp(own->name, "group.", 6) != 0);
     for (int64_t i = 0; i < own->shape[0]; i++) {
         int64_t value = 0;
@@ -299,7 +297,7 @@ int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
         return bl__fail(BL_E_FORMAT, "the state has no arrays");
     }
     /* The settings say best why two groups differ, so they are looked at first. */
-    static const int64_t first[] = {0, 5, 2, 1};
+    static const int64_t first[] = { 0, 5, 2, 1 };
     int64_t              step = 0;
     for (int64_t k = 0; k < 4 + expected; k++) {
         const int64_t index = k < 4 ? first[k] : k - 4;
@@ -326,7 +324,7 @@ int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
             union {
                 const void *borrowed;
                 void       *own;
-            } to = {own.data};
+            } to = { own.data };
             memcpy(to.own, find(arrays, count, i, own.name)->data, array_bytes(&own));
         }
     }

@@ -39,10 +39,10 @@ static int check_finite(const bl_group *group, double grad_scale)
         if (!adapter->has_gradient || adapter->frozen) {
             continue;
         }
-        const double most = fabs(grad_scale) *
-                            bl__max_abs(group->dtype,
-                                        bl__at_const(group->dtype, gradients, adapter->a),
-                                        adapter->end - adapter->a);
+        const double most =
+            fabs(grad_scale) *
+            bl__max_abs(group->dtype, bl__at_const(group->dtype, gradients, adapter->a),
+                        adapter->end - adapter->a);
         if (!(most < limit)) {
             return bl__fail(BL_E_NONFINITE,
                             "gradient of %s reaches %g, must be finite with a finite "
@@ -132,7 +132,8 @@ int bl_step(bl_adapter *adapter, double lr, double grad_scale)
         return bl__fail(BL_E_ARG, "adapter is NULL");
     }
     if (adapter->group->count > 1) {
-        return bl__fail(BL_E_STATE, "%s is one of %lld adapters of a group: step the group",
+        return bl__fail(BL_E_STATE,
+                        "%s is one of %lld adapters of a group: step the group",
                         adapter->name, (long long) adapter->group->count);
     }
     return bl_group_step(adapter->group, lr, grad_scale);

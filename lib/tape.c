@@ -31,7 +31,7 @@ static struct layout lay_out(const bl_options *o, int64_t in, int64_t out, int64
     block = block < least_block ? least_block : block;
     block = block > max_n ? max_n : block;
     const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
-    struct layout l = {.block = block};
+    struct layout l = { .block = block };
     l.handle = bl__round_up(sizeof(bl_tape));
     l.ranks = bl__round_up(bl__mul((size_t) rank, sizeof(double)));
     l.block_rank = bl__round_up(bl__mul((size_t) block, rank_bytes));
@@ -39,8 +39,8 @@ static struct layout lay_out(const bl_options *o, int64_t in, int64_t out, int64
     if (o->dropout > 0) {
         l.dropped = bl__round_up(bl__mul(bl__mul((size_t) block, (size_t) in), bytes));
     }
-    const size_t parts[] = {l.handle, l.ranks, l.ranks,      l.ranks,
-                            l.h,      l.block_rank, l.block_rank, l.dropped};
+    const size_t parts[] = { l.handle, l.ranks,      l.ranks,      l.ranks,
+                             l.h,      l.block_rank, l.block_rank, l.dropped };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         l.total = bl__add(l.total, parts[i]);
     }
@@ -66,8 +66,8 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
         return bl__fail(BL_E_RANGE, "keep is %d, must be 0 or 1", (int) keep);
     }
     const bl_group *const group = adapter->group;
-    const struct layout   l = lay_out(&group->options, adapter->in, adapter->out,
-                                      adapter->rank, max_n, keep);
+    const struct layout   l =
+        lay_out(&group->options, adapter->in, adapter->out, adapter->rank, max_n, keep);
     char *at = bl__alloc(&group->allocator, l.total);
     if (at == NULL) {
         return bl__fail(BL_E_NOMEM, "no memory for a tape of %zu bytes", l.total);
@@ -100,7 +100,7 @@ void bl_tape_free(bl_tape *tape)
 struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key)
 {
     if (key == BL_NO_DROPOUT) {
-        return (struct bl__dropout){.q = 0};
+        return (struct bl__dropout){ .q = 0 };
     }
     return (struct bl__dropout){
         .q = adapter->group->options.dropout,
@@ -147,8 +147,7 @@ int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols
     return 0;
 }
 
-void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
-                      void *context)
+void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task, void *context)
 {
     if (group->options.parallel_for != NULL && count > 1) {
         group->options.parallel_for(group->options.parallel_user, count, task, context);

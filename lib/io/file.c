@@ -16,7 +16,7 @@
 #include "io.h"
 
 #define BUFFER_BYTES ((size_t) 1 << 16)
-#define TEMP_TRIES   1000
+#define TEMP_TRIES 1000
 
 int bl__io_file_create(struct bl__io_file *file, const char *path)
 {

@@ -113,11 +113,11 @@ int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags
 
 /* ===== PEFT =============================================================== */
 
-#define BL__IO_PREFIX   "base_model.model."
+#define BL__IO_PREFIX "base_model.model."
 #define BL__IO_SUFFIX_A ".lora_A.weight"
 #define BL__IO_SUFFIX_B ".lora_B.weight"
-#define BL__IO_CONFIG   "adapter_config.json"
-#define BL__IO_MODEL    "adapter_model.safetensors"
+#define BL__IO_CONFIG "adapter_config.json"
+#define BL__IO_MODEL "adapter_model.safetensors"
 
 struct bl__io_module {
     char   *name;

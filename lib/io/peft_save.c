@@ -166,7 +166,7 @@ static int write_tensor(struct job *job, struct bl__io_file *file,
 
 static int write_model(struct job *job, struct bl__io_file *file)
 {
-    static const char *const metadata[] = {"format", "pt", NULL};
+    static const char *const metadata[] = { "format", "pt", NULL };
     int code = bl__io_write_header(file, job->entries, 2 * job->count, metadata);
     for (int64_t i = 0; i < 2 * job->count && code == 0; i++) {
         code = write_tensor(job, file, &job->entries[i]);

@@ -16,8 +16,8 @@ static const struct {
     char   name[5];
     int8_t width, rank;
 } written[] = {
-    {"F32", 4, 3}, {"F64", 8, 4}, {"BF16", 2, 2},
-    {"F16", 2, 1}, {"I64", 8, 5}, {"U8", 1, 0},
+    { "F32", 4, 3 }, { "F64", 8, 4 }, { "BF16", 2, 2 },
+    { "F16", 2, 1 }, { "I64", 8, 5 }, { "U8", 1, 0 },
 };
 
 size_t bl__io_width(int32_t dtype)
@@ -243,8 +243,7 @@ int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count
                          const char *const *metadata)
 {
     if (path == NULL || (arrays == NULL && count > 0)) {
-        return bl__io_fail(BL_E_ARG, NULL, "%s is NULL",
-                           path == NULL ? "path" : "arrays");
+        return bl__io_fail(BL_E_ARG, NULL, "%s is NULL", path == NULL ? "path" : "arrays");
     }
     if (count < 0 || (uint64_t) count > SIZE_MAX / sizeof(struct bl__io_entry)) {
         return bl__io_fail(BL_E_RANGE, path, "count is %lld", (long long) count);

@@ -1,0 +1,256 @@
+/*
+ * libbeamlora-io - adapter files that other programs read and write.
+ *
+ *     safetensors   named tensors in one file: any such file is read, arrays are
+ *                   written (docs/safetensors.md)
+ *     PEFT          a directory with adapter_config.json and adapter_model.safetensors,
+ *                   as PEFT, vLLM and llama.cpp's converter load it (docs/peft.md)
+ *
+ * Order of calls:
+ *
+ *     bl_safetensors_open -> bl_safetensors_find, _get_tensor, _copy -> _close
+ *     bl_safetensors_write
+ *     bl_peft_save                                   a group to a directory, folded
+ *     bl_peft_open -> bl_peft_get_module, bl_peft_load -> bl_peft_close
+ *
+ * Letters and conventions are those of beamlora.h: 0 or a negative BL_E_ code, on
+ * failure nothing has changed, get_ borrows and copy_ copies. This library stands on
+ * the public functions of beamlora.h alone.
+ *
+ * Files are not trusted: what is malformed is refused with BL_E_FORMAT and a line that
+ * names the file, before anything is made of it. Files are written under another name
+ * in the same folder, brought to the disk and then renamed: a reader sees the old file
+ * or the new one, and a failed write leaves the old one.
+ *
+ * Threads. No global state except the thread-local error text. Functions that take a
+ * bl_safetensors or bl_peft as const may run at once.
+ *
+ * Not promised: anything about a file that another program shortens while it is open
+ * here (it is mapped: the host gets SIGBUS, as with any mapped file).
+ */
+#ifndef BEAMLORA_IO_H
+#define BEAMLORA_IO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "beamlora.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ===== Errors ============================================================= */
+
+/**
+ * One line on the last failure of a function of this header on this thread, with the
+ * file's name: "a.safetensors: tensor w ends at 16, ...". Bytes of a file that are no
+ * printable characters appear as '?'. Never NULL. Meaningful only after a negative
+ * return, on the thread that got it. Since 0.1.
+ */
+BL_API const char *bl_io_last_error(void);
+
+/* ===== safetensors: reading =============================================== */
+
+typedef struct bl_safetensors bl_safetensors; /* an open file */
+
+#define BL_TENSOR_DIMS_MAX 8
+
+/** bl_tensor_info's dtype for element types that bl_dtype has no number for. */
+#define BL_DTYPE_OTHER ((int32_t) -1)
+
+/** A tensor in an open file; all pointers are borrowed from it. */
+typedef struct bl_tensor_info {
+    const char *name;
+    const char *dtype_name; /* as in the file: "F32", "I32", ...                       */
+    const void *data;       /* packed, row-major, little-endian, perhaps not aligned   */
+    size_t      bytes;      /* of data; 0 is possible                                  */
+    int64_t     elements;   /* product of the shape                                    */
+    int64_t     shape[BL_TENSOR_DIMS_MAX]; /* [dims], the rest 0                       */
+    int32_t     dims;                      /* 0 (a single element) to 8                */
+    int32_t     dtype;                     /* bl_dtype or BL_DTYPE_OTHER               */
+    int64_t     reserved[4];               /* 0                                        */
+} bl_tensor_info;
+
+/**
+ * Open a safetensors file and check all of its header.
+ *
+ *   path   read; the file is mapped, not copied
+ *
+ * Returns 0; BL_E_IO when it cannot be read or is no regular file; BL_E_FORMAT for a
+ * malformed one: header cut short or above 100,000,000 bytes, not JSON, repeated names,
+ * NUL in a name, unknown dtype, sizes that overflow or do not fit the shape, data with
+ * holes, overlaps or trailing bytes, more than 8 dimensions; BL_E_NOMEM. *out is written
+ * only on success. Since 0.1.
+ */
+BL_API int bl_safetensors_open(bl_safetensors **out, const char *path);
+
+/**
+ * The same for a file in memory, which is borrowed until bl_safetensors_close.
+ *
+ *   data   [bytes] read, any alignment; NULL only with bytes = 0 (BL_E_FORMAT, as a file)
+ */
+BL_API int bl_safetensors_open_memory(bl_safetensors **out, const void *data,
+                                      size_t bytes);
+
+BL_API void bl_safetensors_close(bl_safetensors *file);
+
+/** Number of tensors. */
+BL_API int64_t bl_safetensors_get_count(const bl_safetensors *file);
+
+/**
+ * Look at a tensor.
+ *
+ *   index   0 to count - 1: in the order of their data in the file
+ *   out     written
+ *
+ * Returns 0, or BL_E_ARG for an index that does not exist. Since 0.1.
+ */
+BL_API int bl_safetensors_get_tensor(const bl_safetensors *file, int64_t index,
+                                     bl_tensor_info *out);
+
+/** Index of the tensor with this name, or -1. Since 0.1. */
+BL_API int64_t bl_safetensors_find(const bl_safetensors *file, const char *name);
+
+/** Value of a key of the file's __metadata__, borrowed, or NULL. Since 0.1. */
+BL_API const char *bl_safetensors_get_metadata(const bl_safetensors *file,
+                                               const char           *key);
+
+/**
+ * Copy a tensor, converted, into a matrix.
+ *
+ *     dst[i * ld + j] = tensor[i, j]
+ *
+ * The last dimension gives the columns, all others together the rows: a tensor of
+ * shape [n] is one row, one of shape [] a single element.
+ *
+ *   index   of a tensor of F64, F32, F16 or BF16
+ *   dtype   BL_F32 or BL_F64: of dst
+ *   dst     [rows, cols] written, ld >= cols; what lies between rows is left alone
+ *
+ * Conversions are exact but for F64 to BL_F32, which rounds to nearest (and too large
+ * values to infinity). Values are not checked: NaN stays NaN.
+ * Returns 0; BL_E_ARG for an index or dtype that does not fit, BL_E_SHAPE for a short
+ * ld. Since 0.1.
+ */
+BL_API int bl_safetensors_copy(const bl_safetensors *file, int64_t index, int32_t dtype,
+                               void *dst, int64_t ld);
+
+/* ===== safetensors: writing =============================================== */
+
+/**
+ * Write arrays as a safetensors file, straight from their memory.
+ *
+ *   path       read; an old file is replaced as a whole or not at all
+ *   arrays     [count] read; dims 1 or 2, any dtype of bl_dtype (BL_F16 and BL_BF16: the
+ *              bits as they are); data may be NULL when an extent is 0
+ *   metadata   key, value, key, value, ..., NULL; NULL: none
+ *
+ * Tensors are ordered by dtype, widest first, then by name, so equal arguments give
+ * equal bytes; data starts at a multiple of 8. Returns 0; BL_E_ARG for names that are
+ * empty, repeated, not UTF-8, unterminated or "__metadata__"; BL_E_SHAPE, BL_E_RANGE for
+ * extents below 0 or too large; BL_E_IO; BL_E_NOMEM. Since 0.1.
+ */
+BL_API int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count,
+                                const char *const *metadata);
+
+/* ===== PEFT =============================================================== */
+
+/** How an adapter directory is written or read. NULL: the defaults. */
+typedef struct bl_peft_options {
+    size_t      size; /* bytes of this struct as the caller knows it; set by init      */
+    const char *base_model_name_or_path; /* save; NULL (default): null in the file     */
+    const char *task_type;               /* save; NULL (default): "CAUSAL_LM"          */
+
+    /* Order of B's rows in the file, for hosts whose layers have their outputs in
+     * another order: row i of the file is row row_order[k][i] of adapter k's B.
+     * [count], each NULL (as they are) or a permutation of 0..out-1; NULL (default):
+     * all as they are. bl_peft_load undoes what bl_peft_save did. */
+    const int64_t *const *row_order;
+
+    int64_t rank;     /* save: r of the file, at least the largest; 0 (default): that  */
+    int32_t dtype;    /* save: BL_F32 (default) or BL_F64                              */
+    int32_t reserved; /* 0                                                             */
+} bl_peft_options;
+
+/**
+ * Fill in the defaults.
+ *
+ *   size   sizeof *opt as the caller was compiled; at most so many bytes are written
+ *
+ * Returns 0; BL_E_ARG for NULL, BL_E_OPTIONS for a size below the first release's.
+ */
+BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
+
+/**
+ * Write a group as a plain LoRA adapter that PEFT, vLLM and llama.cpp's converter read
+ * alike: bl_adapter_fold, every module padded with zeros to one rank r, lora_alpha = r,
+ * so that the scale is 1 everywhere.
+ *
+ *     base_model.model.<name>.lora_A.weight   [r, in]     c diag(g) A
+ *     base_model.model.<name>.lora_B.weight   [out, r]    B, rows by row_order
+ *
+ *   dir   made if absent (its parent must exist); other files in it are left alone
+ *
+ * The scores are spent: what is written cannot be trained on as BeamLoRA.
+ * Returns 0; BL_E_NONFINITE and BL_E_RANGE (too large for F32) by tensor name;
+ * BL_E_OPTIONS; BL_E_RANGE for a rank too small or a row_order that is no permutation;
+ * BL_E_IO; BL_E_NOMEM. On failure an adapter that was there before is still whole, unless
+ * the renaming itself fails half way. Since 0.1.
+ */
+BL_API int bl_peft_save(const bl_group *group, const char *dir,
+                        const bl_peft_options *opt);
+
+typedef struct bl_peft bl_peft; /* an open adapter directory */
+
+/** A module of an adapter directory; name is borrowed from it. */
+typedef struct bl_peft_module {
+    const char *name; /* without "base_model.model.": "model.layers.0.mlp.up_proj" */
+    int64_t     in;   /* A [rank, in]   B [out, rank]                              */
+    int64_t     out;
+    int64_t     rank;
+    double      scale; /* lora_alpha / rank, or over sqrt(rank) with use_rslora     */
+    int64_t     reserved[4]; /* 0                                                   */
+} bl_peft_module;
+
+/**
+ * Open an adapter directory and check it.
+ *
+ * Understood: r, lora_alpha, use_rslora, rank_pattern and alpha_pattern with keys of
+ * letters, digits, '_', '-', '.', "\." and a leading '^'. Returns 0; BL_E_IO; BL_E_FORMAT
+ * for what is malformed and for what a plain LoRA cannot express, by name: another
+ * peft_type, use_dora, bias, modules_to_save, initialisations that change the base,
+ * tensors that are not lora_A.weight or lora_B.weight; BL_E_NOMEM. Since 0.1.
+ */
+BL_API int  bl_peft_open(bl_peft **out, const char *dir);
+BL_API void bl_peft_close(bl_peft *peft);
+
+/** Number of modules. */
+BL_API int64_t bl_peft_get_count(const bl_peft *peft);
+
+/** Look at module `index`, 0 to count - 1, by name; BL_E_ARG when there is none. */
+BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module *out);
+
+/**
+ * Fill the adapters of a group that has made no step yet, so that each computes what the
+ * file's module of its name computes.
+ *
+ *     A_i = (scale / (c g_i)) A_i of the file     B = that of the file
+ *
+ *   group   written: A and B. Where an adapter's rank is above the file's, the other
+ *           ranks keep their A and their B becomes zero. Scores stay as they are.
+ *   opt     row_order alone is used; NULL: rows as they are
+ *
+ * Adapters and modules must match one to one, by name. Returns 0; BL_E_SHAPE for names
+ * without a partner and shapes or ranks that do not fit, both sides in the text;
+ * BL_E_STATE when a step was made or a rank is silenced (g_i = 0); BL_E_NONFINITE and
+ * BL_E_RANGE for values, by tensor name; BL_E_OPTIONS; BL_E_NOMEM. On failure the group
+ * is unchanged. Since 0.1.
+ */
+BL_API int bl_peft_load(const bl_peft *peft, bl_group *group, const bl_peft_options *opt);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* BEAMLORA_IO_H */
