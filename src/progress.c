@@ -1,0 +1,94 @@
+/* The progress line: step, mean loss since the last line, tokens a second, time left. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "progress.h"
+
+#include "program.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define INTERVAL 1.0 /* seconds between two lines */
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+}
+
+void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step)
+{
+    double now = seconds();
+
+    *progress = (struct progress){ .steps = steps,
+                                   .tokens_per_step = tokens_per_step,
+                                   .start = now,
+                                   .last = now,
+                                   .now = now,
+                                   .terminal = isatty(STDERR_FILENO) };
+}
+
+double progress_tokens_per_second(const struct progress *progress)
+{
+    double elapsed = progress->now - progress->start;
+
+    return elapsed > 0
+               ? (double) progress->done * (double) progress->tokens_per_step / elapsed
+               : 0;
+}
+
+static void draw(struct progress *progress)
+{
+    double left = (progress->now - progress->start) *
+                  (double) (progress->steps - progress->done) / (double) progress->done;
+    int64_t rest = (int64_t) (left + 0.5);
+
+    fprintf(stderr,
+            "%sstep %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %" PRId64
+            ":%02d:%02d left%s",
+            progress->terminal ? "\r" : "", progress->done, progress->steps,
+            progress->loss_sum / (double) progress->loss_count,
+            progress_tokens_per_second(progress), rest / 3600, (int) (rest / 60 % 60),
+            (int) (rest % 60), progress->terminal ? "\x1b[K" : "\n");
+    fflush(stderr);
+    progress->open = progress->terminal;
+    progress->last = progress->now;
+    progress->loss_sum = 0;
+    progress->loss_count = 0;
+}
+
+void progress_step(struct progress *progress, int64_t done, double loss)
+{
+    progress->now = seconds();
+    progress->done = done;
+    progress->loss_sum += loss;
+    progress->loss_count++;
+    if (done == progress->steps || progress->now - progress->last >= INTERVAL) {
+        draw(progress);
+    }
+}
+
+void progress_end(struct progress *progress)
+{
+    if (progress->open) {
+        fputc('\n', stderr);
+        progress->open = 0;
+    }
+}
+
+void progress_note(struct progress *progress, const char *format, ...)
+{
+    char    line[MESSAGE_SIZE];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    progress_end(progress);
+    complain("%s", line);
+}

@@ -1,0 +1,30 @@
+/* Progress of a training on stderr: one line that is redrawn on a terminal, plain lines
+ * elsewhere, about one a second. */
+#ifndef BEAMLORA_SRC_PROGRESS_H
+#define BEAMLORA_SRC_PROGRESS_H
+
+#include <stdint.h>
+
+struct progress {
+    int64_t steps, tokens_per_step, done;
+    double  start, last, now; /* seconds */
+    double  loss_sum;         /* since the last line */
+    int64_t loss_count;
+    int     terminal, open; /* open: a line without its end is on the terminal */
+};
+
+void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step);
+/* `done` steps are made, the last of them with this loss. */
+void progress_step(struct progress *progress, int64_t done, double loss);
+void progress_end(struct progress *progress);
+
+/* A line of its own, "beamlora: ..." */
+void progress_note(struct progress *progress, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+double progress_tokens_per_second(const struct progress *progress);
+
+#endif

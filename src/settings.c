@@ -1,0 +1,239 @@
+/*
+ * Every setting of bl_options as a flag. One table says where in the struct a flag goes;
+ * the flags write into a scratch copy, and what was given is laid over the preset
+ * afterwards, so that the order on the command line does not matter.
+ */
+#include "settings.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+enum method { METHOD_LORA, METHOD_RSLORA, METHOD_BEAMLORA };
+
+static const char *const methods[] = { "lora", "rslora", "beamlora", NULL };
+static const char *const presets[] = { "paper", "published", "tightening", NULL };
+/* In the order of the enums of beamlora.h: a choice's index is the option's value. */
+static const char *const curves[] = { "constant", "linear", "cosine", NULL };
+static const char *const scopes[] = { "module", "joint", NULL };
+static const char *const crossings[] = { "kept", "pruned", NULL };
+static const char *const selects[] = { "lowest", "random", NULL };
+static const char *const importances[] = { "score", "contribution", NULL };
+static const char *const expands[] = { "history", "current", "fresh", "none", NULL };
+static const char *const moments[] = { "copy", "keep", "zero", NULL };
+static const char *const pairings[] = { "shuffled", "ordered", NULL };
+static const char *const transfers[] = { "mean", "preserve", NULL };
+
+_Static_assert(BL_PRESET_TIGHTENING == 2 && BL_CURVE_COSINE == 2 && BL_SCOPE_JOINT == 1 &&
+                   BL_CROSSING_PRUNED == 1 && BL_SELECT_RANDOM == 1 &&
+                   BL_IMPORTANCE_CONTRIBUTION == 1 && BL_EXPAND_NONE == 3 &&
+                   BL_MOMENTS_ZERO == 2 && BL_PAIRING_ORDERED == 1 &&
+                   BL_TRANSFER_PRESERVE == 1,
+               "choices are in the order of the library's enums");
+
+struct row {
+    const char        *name;
+    enum flag_type     type;
+    int                beamlora; /* 1: has no effect with the other methods */
+    size_t             offset;   /* in bl_options */
+    const char        *help;
+    const char *const *choices;
+    double             low, high;
+};
+
+#define AT(field) offsetof(bl_options, field)
+#define HEADING(text)                                                                    \
+    {                                                                                    \
+        text, FLAG_HEADING, 0, 0, NULL, NULL, 0, 0                                       \
+    }
+#define ANY -INFINITY, INFINITY
+#define FROM(low) low, INFINITY
+#define CHOICE 0, 0
+
+static const struct row rows[] = {
+    HEADING("Adapters"),
+    { "rank", FLAG_INTEGER, 0, AT(rank), "rank of every adapter (8)", NULL, FROM(1) },
+    { "alpha", FLAG_REAL, 0, AT(alpha), "scaling numerator (2 * rank)", NULL, ANY },
+    { "dropout", FLAG_REAL, 0, AT(dropout), "on the adapters' input, in [0, 1) (0)", NULL,
+      FROM(0) },
+    { "seed", FLAG_UNSIGNED, 0, AT(seed), "of weights, batches, dropout, pairing (0)",
+      NULL, ANY },
+    { "temperature", FLAG_REAL, 1, AT(temperature),
+      "of the scores' softmax (0: by lr, 0.03 or 0.05)", NULL, FROM(0) },
+
+    HEADING("Optimizer (AdamW)"),
+    { "lr", FLAG_REAL, 0, AT(lr), "peak learning rate (1e-3)", NULL, FROM(0) },
+    { "weight-decay", FLAG_REAL, 0, AT(weight_decay), "decoupled, per unit of lr (0)",
+      NULL, FROM(0) },
+    { "beta1", FLAG_REAL, 0, AT(beta1), "in [0, 1) (0.9)", NULL, FROM(0) },
+    { "beta2", FLAG_REAL, 0, AT(beta2), "in [0, 1) (0.999)", NULL, FROM(0) },
+    { "epsilon", FLAG_REAL, 0, AT(epsilon), "above 0 (1e-8)", NULL, FROM(0) },
+    { "b-lr-ratio", FLAG_REAL, 0, AT(b_lr_ratio), "lr of B over that of A (1)", NULL,
+      FROM(0) },
+    { "score-lr-ratio", FLAG_REAL, 1, AT(score_lr_ratio), "lr of the scores over A's (1)",
+      NULL, FROM(0) },
+
+    HEADING("Reallocation: when, and how much is kept (defaults are the preset's)"),
+    { "period", FLAG_INTEGER, 1, AT(period), "T, steps between two (0: steps / 12)", NULL,
+      FROM(0) },
+    { "start", FLAG_INTEGER, 1, AT(start), "none until after this step", NULL, FROM(0) },
+    { "p-start", FLAG_REAL, 1, AT(p_start),
+      "share of importance kept at first, in (0, 1]", NULL, 0, 1 },
+    { "p-end", FLAG_REAL, 1, AT(p_end), "the same at the end", NULL, 0, 1 },
+    { "p-curve", FLAG_CHOICE, 1, AT(p_curve), "between the two", curves, CHOICE },
+    { "p-steps", FLAG_INTEGER, 1, AT(p_steps), "its length (0: 2/3 of the steps)", NULL,
+      FROM(0) },
+
+    HEADING("Reallocation: which ranks go (defaults are the preset's)"),
+    { "scope", FLAG_CHOICE, 1, AT(scope), "rank them by module or all at once", scopes,
+      CHOICE },
+    { "crossing", FLAG_CHOICE, 1, AT(crossing), "the rank at which the sum exceeds p",
+      crossings, CHOICE },
+    { "importance", FLAG_CHOICE, 1, AT(importance), "g, or g |b| |a|", importances,
+      CHOICE },
+    { "select", FLAG_CHOICE, 1, AT(select), "prune the lowest, or at random", selects,
+      CHOICE },
+    { "fixed-count", FLAG_INTEGER, 1, AT(fixed_count), "prune so many a module (0: by p)",
+      NULL, FROM(0) },
+    { "max-prune-fraction", FLAG_REAL, 1, AT(max_prune_fraction),
+      "of a module's ranks at once", NULL, 0, 1 },
+    { "idle", FLAG_REAL, 1, AT(idle), "only below this share of the mean (0: all)", NULL,
+      FROM(0) },
+
+    HEADING("Reallocation: what becomes of them (defaults are the preset's)"),
+    { "expand", FLAG_CHOICE, 1, AT(expand), "what they become", expands, CHOICE },
+    { "moments", FLAG_CHOICE, 1, AT(moments), "of AdamW", moments, CHOICE },
+    { "pairing", FLAG_CHOICE, 1, AT(pairing), "of pruned ranks and sources", pairings,
+      CHOICE },
+    { "score-transfer", FLAG_CHOICE, 1, AT(transfer), "what both scores become",
+      transfers, CHOICE },
+    { "history-depth", FLAG_INTEGER, 1, AT(history_depth), "snapshots held", NULL,
+      FROM(1) },
+    { "history-interval", FLAG_INTEGER, 1, AT(history_interval),
+      "steps between two (0: T)", NULL, FROM(0) },
+    { "history-phase", FLAG_INTEGER, 1, AT(history_phase),
+      "their offset in steps (-1: T / 2 + 1)", NULL, FROM(-1) },
+    { "history-age", FLAG_INTEGER, 1, AT(history_age),
+      "wanted age in steps (-1: T / 2 - 1)", NULL, FROM(-1) },
+};
+
+#define ROWS ((int) (sizeof rows / sizeof rows[0]))
+#define OWN 4 /* flags that are not in the table */
+
+_Static_assert(sizeof rows / sizeof rows[0] + OWN <= SETTINGS_FLAGS,
+               "SETTINGS_FLAGS is large enough");
+
+static size_t value_bytes(enum flag_type type)
+{
+    return type == FLAG_CHOICE ? sizeof(int32_t) : 8;
+}
+
+_Static_assert(sizeof(double) == 8, "reals and 64-bit integers are copied alike");
+
+int settings_flags(struct settings *settings, struct flag *flags, int room)
+{
+    const struct flag own[OWN] = {
+        { "Method", FLAG_HEADING, NULL, NULL, NULL, 0, 0, 0, 0 },
+        { "method", FLAG_CHOICE, &settings->method, "how to adapt (beamlora)", methods, 0,
+          0, 0, 0 },
+        { "preset", FLAG_CHOICE, &settings->preset, "settings that are not given (paper)",
+          presets, 0, 0, 0, 0 },
+        { "no-reallocation", FLAG_SWITCH, &settings->no_reallocation,
+          "scores only, ranks stay what they are", NULL, 0, 0, 0, 0 },
+    };
+    int count = 0;
+
+    settings->method = METHOD_BEAMLORA;
+    settings->preset = BL_PRESET_PAPER;
+    settings->no_reallocation = 0;
+    bl_options_init(&settings->values, sizeof settings->values);
+    settings->values.lr = 1e-3;
+
+    for (int i = 0; i < OWN && count < room; i++) {
+        flags[count++] = own[i];
+    }
+    for (int i = 0; i < ROWS && count < room; i++) {
+        const struct row *row = &rows[i];
+
+        flags[count++] = (struct flag){ .name = row->name,
+                                        .type = row->type,
+                                        .value = (char *) &settings->values + row->offset,
+                                        .help = row->help,
+                                        .choices = row->choices,
+                                        .low = row->low,
+                                        .high = row->high };
+    }
+    return count;
+}
+
+static const struct row *find_row(const char *name)
+{
+    for (int i = 0; i < ROWS; i++) {
+        if (rows[i].type != FLAG_HEADING && strcmp(rows[i].name, name) == 0) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+static void tell_idle_flags(const struct settings *settings, const struct flag *flags,
+                            int count)
+{
+    if (settings->method == METHOD_BEAMLORA) {
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        const struct row *row = flags[i].given ? find_row(flags[i].name) : NULL;
+
+        if ((row != NULL && row->beamlora) ||
+            (flags[i].given && (flags[i].value == &settings->preset ||
+                                flags[i].value == &settings->no_reallocation))) {
+            complain("note: --%s has no effect with --method %s", flags[i].name,
+                     settings_method_name(settings));
+        }
+    }
+}
+
+int settings_apply(const struct settings *settings, const struct flag *flags, int count,
+                   int64_t steps, bl_options *out, char *error, size_t size)
+{
+    const char *given = (const char *) &settings->values;
+    int         alpha_given = 0;
+
+    if (bl_options_init(out, sizeof *out) != 0 ||
+        bl_options_preset(out, settings->preset) != 0) {
+        snprintf(error, size, "%s", bl_last_error());
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        const struct row *row = flags[i].given ? find_row(flags[i].name) : NULL;
+
+        if (row != NULL) {
+            memcpy((char *) out + row->offset, given + row->offset,
+                   value_bytes(row->type));
+            alpha_given |= row->offset == AT(alpha);
+        }
+    }
+    if (!alpha_given) {
+        out->alpha = 2.0 * (double) out->rank;
+    }
+    out->lr = settings->values.lr;
+    out->total_steps = steps;
+    out->scaling =
+        settings->method == METHOD_RSLORA ? BL_SCALING_RSLORA : BL_SCALING_STANDARD;
+    if (settings->method == METHOD_BEAMLORA) {
+        out->method = BL_METHOD_BEAMLORA;
+        out->reallocation = !settings->no_reallocation;
+    } else {
+        out->method = BL_METHOD_LORA;
+        out->reallocation = 0;
+    }
+    tell_idle_flags(settings, flags, count);
+    return 0;
+}
+
+const char *settings_method_name(const struct settings *settings)
+{
+    return methods[settings->method];
+}

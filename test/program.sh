@@ -1,0 +1,371 @@
+#!/bin/sh
+# usage: program.sh BEAMLORA
+# The program from end to end, on a random model of 6,000 weights: trainings that must
+# learn, results that must agree, and files and flags that must be refused with a line
+# and the right exit status. Needs tiny_model beside the program in test/, or a compiler.
+set -u
+
+program=$1
+case $program in */*) ;; *) program=./$program ;; esac
+here=$(dirname "$0")
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+passed=0 failed=0
+OPENBLAS_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS
+
+pass() {
+    passed=$((passed + 1))
+}
+
+fail() {
+    failed=$((failed + 1))
+    echo "FAIL: $*" >&2
+    sed 's/^/    /' "$work/err" | tail -n 20 >&2
+}
+
+# Run the program; output in $work/out and $work/err, exit status in $status.
+run() {
+    status=0
+    "$program" "$@" > "$work/out" 2> "$work/err" < /dev/null || status=$?
+    if grep -q -e Sanitizer -e 'runtime error' "$work/err"; then
+        status=sanitizer
+    fi
+}
+
+# ok WHAT FLAGS...: exit status 0.
+ok() {
+    what=$1
+    shift
+    run "$@"
+    if [ "$status" = 0 ]; then pass; else fail "$what: status $status, must be 0"; fi
+}
+
+# refused STATUS PATTERN FLAGS...: this status, a line "beamlora: ..." with the pattern,
+# and nothing on stdout.
+refused() {
+    want=$1 pattern=$2
+    shift 2
+    run "$@"
+    if [ "$status" != "$want" ]; then
+        fail "$*: status $status, must be $want"
+    elif ! grep '^beamlora: ' "$work/err" | grep -q -e "$pattern"; then
+        fail "$*: no line with \"$pattern\""
+    elif [ -s "$work/out" ]; then
+        fail "$*: refused, but there is something on stdout"
+    else
+        pass
+    fi
+}
+
+# is WHAT COMMAND...: the command succeeds.
+is() {
+    what=$1
+    shift
+    if "$@"; then pass; else fail "$what"; fi
+}
+
+# near WHAT A B TOLERANCE; less WHAT A B
+near() {
+    is "$1: $2 and $3" awk -v a="$2" -v b="$3" -v t="$4" \
+        'BEGIN { exit !(a != "" && b != "" && a - b <= t && b - a <= t) }'
+}
+less() {
+    is "$1: $2 must be below $3" awk -v a="$2" -v b="$3" \
+        'BEGIN { exit !(a != "" && b != "" && a + 0 < b + 0) }'
+}
+
+# number KEY: from the last line of the last run's stdout
+number() {
+    tail -n 1 "$work/out" | sed -n "s/.*\"$1\": *\\([-+.0-9e]*\\)[,}].*/\\1/p"
+}
+
+# ----- a model and data -----
+
+tiny=$(dirname "$program")/test/tiny_model
+if [ ! -x "$tiny" ]; then
+    tiny=$work/tiny_model
+    ${CC:-cc} -std=c11 -o "$tiny" "$here/tiny_model.c" -lm || exit 1
+fi
+model=$work/model.bin
+"$tiny" "$model" || exit 1
+text() { # FROM TO
+    awk -v i="$1" -v n="$2" \
+        'BEGIN { for (; i < n; i++) printf "the quick fox leaps over %d dogs\n", i }'
+}
+text 0 90 > "$work/train.txt"
+text 90 99 > "$work/eval.txt"
+# the same as 16-bit ids
+escapes=$(od -An -v -t o1 "$work/train.txt" |
+    awk '{ for (i = 1; i <= NF; i++) printf "\\%s\\000", $i }')
+# shellcheck disable=SC2059
+printf "$escapes" > "$work/train.u16"
+
+files="--model $model --tokenizer bytes --data $work/train.txt"
+quick="$files --batch 4 --context 32 --steps 48 --lr 1e-2 --json"
+evaluation="--eval-data $work/eval.txt"
+
+# ----- usage -----
+
+ok "--version" --version
+is "--version" grep -q '^beamlora [0-9]*\.[0-9]*\.[0-9]*$' "$work/out"
+ok "--help" --help
+run
+is "no command is wrong usage" [ "$status" = 2 ]
+refused 2 'unknown command' trian
+for command in train eval generate; do
+    ok "$command --help" $command --help
+    is "$command --help is on stdout" [ -s "$work/out" ]
+    is "$command --help is 90 columns" awk 'length($0) > 90 { exit 1 }' "$work/out"
+    refused 2 'required' $command
+done
+run train --help
+is "a group of train --help fits a screen" \
+    awk 'NF { n++ } !NF { n = 0 } n > 23 { exit 1 }' "$work/out"
+
+refused 2 'did you mean --steps' train $files --step 3
+refused 2 'unknown flag' train $files --zzzzzzzzzzzz 3
+refused 2 'given twice' train $files --steps 3 --steps=4
+refused 2 'needs a value' train $files --steps
+refused 2 'needs a value' train $files --steps --rank 4
+refused 2 'takes no value' train $files --json=1
+refused 2 'unexpected argument' train $files stray
+refused 2 'unexpected argument' train $files -h
+for value in 0 -1 1.5 3x 0x10 ' 3' '' 1e3 99999999999999999999; do
+    refused 2 'steps' train $files --steps "$value"
+done
+for value in nan inf -1 1e999 1,5 1e ' 1' ''; do
+    refused 2 'lr' train $files --lr "$value"
+done
+refused 2 'seed' train $files --seed -1
+refused 2 'must be one of: lora, rslora, beamlora' train $files --method dora
+refused 2 'must be one of: paper' train $files --preset tuned
+refused 2 'rank' train $files --rank 0
+refused 2 'no target' train $files --targets q_proj,zz_proj
+refused 2 'no target' train $files --targets ''
+refused 2 'no target' train $files --targets q_proj,
+refused 2 'twice' train $files --targets q_proj,v_proj,q_proj
+
+# ----- settings that contradict each other: the library's own words -----
+
+refused 1 'beta1' train $quick --beta1 1
+refused 1 'dropout' train $quick --dropout 1
+refused 1 'epsilon' train $quick --epsilon 0
+refused 1 'p_start' train $quick --p-start 0
+refused 1 'reallocat' train $files --context 32 --steps 48 --period 48
+refused 1 'reallocat' train $files --context 32 --steps 48 --p-start 1 --p-end 1
+
+# ----- trainings -----
+
+# learns NAME FLAGS...: the loss on other text falls, and eval finds the same loss in the
+# adapter that was written.
+learns() {
+    name=$1
+    shift
+    ok "train $name" train $quick $evaluation --out "$work/$name" "$@"
+    before=$(number eval_loss_before) after=$(number eval_loss)
+    less "$name learns" "$after" "$before"
+    less "$name: training loss" "$(number train_loss)" "$before"
+    is "$name: config" [ -s "$work/$name/adapter_config.json" ]
+    is "$name: weights" [ -s "$work/$name/adapter_model.safetensors" ]
+    ok "eval $name" eval --model "$model" --tokenizer bytes --data "$work/eval.txt" \
+        --context 32 --json --adapter "$work/$name"
+    near "$name: loss of the written adapter" "$(number loss)" "$after" 1e-4
+}
+
+learns lora --method lora
+learns rslora --method rslora --rank 4
+learns beamlora
+run train $quick
+is "a line for each reallocation" \
+    [ "$(grep -c 'reallocation at p' "$work/err")" = "$(number reallocations)" ]
+less "there were some" 0 "$(number reallocations)"
+is "without --out it says so" grep -q 'not kept' "$work/err"
+learns published --preset published
+learns tightening --preset tightening
+learns scores --no-reallocation
+learns accumulate --accumulate 3
+learns dropout --dropout 0.1
+learns constant --lr-schedule constant --warmup 0 --clip 0
+learns linear --lr-schedule linear --weight-decay 0.01 --clip 0.5
+learns targets --targets q_proj,v_proj,down_proj
+learns fresh --expand fresh --importance contribution --score-transfer preserve \
+    --score-lr-ratio 0.03 --idle 0.9 --temperature 0.1
+learns pruning --expand none --fixed-count 2
+learns current --expand current --moments zero --pairing ordered --scope joint \
+    --crossing pruned --select random --max-prune-fraction 0.25
+learns history --history-depth 3 --history-interval 2 --history-phase 1 --history-age 3 \
+    --moments keep --period 6 --start 6 --p-start 0.5 --p-end 0.9 --p-curve linear \
+    --p-steps 30
+learns optimizer --beta1 0.8 --beta2 0.99 --epsilon 1e-6 --b-lr-ratio 4 --alpha 8 --seed 7
+learns large_rank --rank 64
+
+ok "eval of the bare model" eval --model "$model" --tokenizer bytes \
+    --data "$work/eval.txt" --context 32 --json
+near "the bare model's loss" "$(number loss)" "$before" 1e-6
+
+ok "a flag without effect" train $quick --method lora --scope joint
+is "is told" grep -q -- '--scope has no effect' "$work/err"
+
+# ----- the same again, and otherwise -----
+
+run train $quick --seed 3
+first=$(number train_loss)
+run train $quick --seed=3
+is "the same seed, the same bits" [ "$first" = "$(number train_loss)" ]
+run train $quick --seed 4
+is "another seed, other numbers" [ "$first" != "$(number train_loss)" ]
+run train --model "$model" --tokenizer bytes --data "$work/train.u16" --batch 4 \
+    --context 32 --steps 48 --lr 1e-2 --json --seed 3
+is "raw ids, the same bits" [ "$first" = "$(number train_loss)" ]
+run train $files --batch 6 --context 32 --steps 12 --method lora --json
+whole=$(number train_loss)
+run train $files --batch 2 --accumulate 3 --context 32 --steps 12 --method lora --json
+near "accumulated batches are one batch" "$(number train_loss)" "$whole" 1e-3
+
+ok "without --json" train $files --steps 36 --batch 2 --context 16 $evaluation
+is "results are on stdout" grep -q '^evaluation loss ' "$work/out"
+is "the last step is told" grep -q '^step 36/36 ' "$work/err"
+
+# ----- the gradients' file -----
+
+ok "--dump-gradients" train $quick --dump-gradients "$work/dump.safetensors"
+near "training goes on as without" "$(number steps)" 48 0
+for name in input_ids target_ids loss row_order \
+    base_model.model.model.layers.1.mlp.down_proj.lora_A.weight \
+    base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight \
+    grad.base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight \
+    grad.base_model.model.model.layers.1.mlp.up_proj.lora_gate; do
+    is "the dump has $name" grep -q -a -F "\"$name\":" "$work/dump.safetensors"
+done
+run train $quick
+undumped=$(number train_loss)
+run train $quick --dump-gradients "$work/again.safetensors"
+is "dumping changes nothing" [ "$undumped" = "$(number train_loss)" ]
+is "the same dump again" cmp -s "$work/dump.safetensors" "$work/again.safetensors"
+ok "--dump-gradients of lora" train $quick --method lora \
+    --dump-gradients "$work/lora.safetensors"
+is "lora has no scores" \
+    sh -c '! grep -q -a lora_gate "$1"' sh "$work/lora.safetensors"
+refused 1 'none/x' train $quick --dump-gradients "$work/none/x"
+
+# ----- generation -----
+
+ok "generate" generate --model "$model" --tokenizer bytes --prompt 'the quick ' \
+    --tokens 40 --temperature 0 --adapter "$work/lora"
+is "it continues the prompt" grep -q '^the quick ' "$work/out"
+cp "$work/out" "$work/generated"
+run generate --model "$model" --tokenizer bytes --prompt 'the quick ' --tokens 40 \
+    --temperature 0 --adapter "$work/lora"
+is "the same again" cmp -s "$work/out" "$work/generated"
+
+# ----- where results go -----
+
+if [ -c /dev/full ]; then
+    status=0
+    "$program" --version > /dev/full 2> "$work/err" || status=$?
+    is "a full disk: status" [ "$status" = 1 ]
+    is "a full disk: line" grep -q '^beamlora: ' "$work/err"
+    status=0
+    "$program" eval --model "$model" --tokenizer bytes --data "$work/eval.txt" \
+        > /dev/full 2> "$work/err" || status=$?
+    is "a full disk: eval" [ "$status" = 1 ]
+fi
+: > "$work/file"
+refused 1 'file' train $quick --out "$work/file"
+refused 1 'none/out' train $quick --out "$work/none/out"
+refused 1 'not finite' train $files --batch 4 --context 32 --steps 48 --lr 1e38 \
+    --warmup 0 --clip 0 --out "$work/diverged"
+is "five steps are enough" [ "$(grep -c 'skipped' "$work/err")" = 5 ]
+is "a failed training leaves no directory" [ ! -e "$work/diverged" ]
+
+# ----- files that are not what they should be -----
+
+train_with() { # MODEL TOKENIZER DATA
+    refused 1 '.' train --model "$1" --tokenizer "$2" --data "$3" --steps 36 --batch 2 \
+        --context 16
+}
+printf '\001' > "$work/odd.u16"
+printf '\001\000\377\377' > "$work/large.u16"
+printf 'short' > "$work/short.txt"
+for data in "$work/none" "$work" "$work/file" "$work/odd.u16" "$work/large.u16" \
+    "$work/short.txt"; do
+    train_with "$model" bytes "$data"
+done
+refused 1 'id 1 is 65535' train --model "$model" --tokenizer bytes \
+    --data "$work/large.u16"
+refused 1 'holds 5 ids' train --model "$model" --tokenizer bytes --data "$work/short.txt"
+refused 1 'none' train $quick --eval-data "$work/none"
+
+size=$(wc -c < "$model")
+for bytes in 0 1 27 28 29 100 $((size / 2)) $((size - 4)) $((size - 1)); do
+    head -c "$bytes" "$model" > "$work/bad.bin"
+    train_with "$work/bad.bin" bytes "$work/train.txt"
+done
+{ cat "$model"; printf 'x'; } > "$work/bad.bin"
+train_with "$work/bad.bin" bytes "$work/train.txt"
+train_with "$work/none" bytes "$work/train.txt"
+train_with "$work" bytes "$work/train.txt"
+train_with "$work/train.txt" bytes "$work/train.txt"
+# each number of the header: zero, negative, huge
+for field in 0 4 8 12 16 20 24; do
+    for number in '\000\000\000\000' '\377\377\377\377' '\000\000\000\200' \
+        '\377\377\377\177' '\000\000\001\000' '\003\000\000\000'; do
+        {
+            head -c "$field" "$model"
+            # shellcheck disable=SC2059
+            printf "$number"
+            tail -c +$((field + 5)) "$model"
+        } > "$work/bad.bin"
+        train_with "$work/bad.bin" bytes "$work/train.txt"
+    done
+done
+
+for tokenizer in "$work/none" "$work" "$work/file" "$work/short.txt" "$work/train.txt" \
+    "$model"; do
+    train_with "$model" "$tokenizer" "$work/train.txt"
+    refused 1 '.' generate --model "$model" --tokenizer "$tokenizer"
+done
+
+# broken FILE: eval refuses the adapter in $work/bad
+broken() {
+    refused 1 '.' eval --model "$model" --tokenizer bytes --data "$work/eval.txt" \
+        --adapter "$work/bad"
+}
+fresh() {
+    rm -rf "$work/bad"
+    cp -r "$work/targets" "$work/bad"
+}
+weights=$work/targets/adapter_model.safetensors
+size=$(wc -c < "$weights")
+for bytes in 0 7 8 9 100 $((size / 2)) $((size - 1)); do
+    fresh
+    head -c "$bytes" "$weights" > "$work/bad/adapter_model.safetensors"
+    broken
+done
+fresh
+printf '\377\377\377\377\377\377\377\377{}' > "$work/bad/adapter_model.safetensors"
+broken
+fresh
+rm "$work/bad/adapter_model.safetensors"
+broken
+fresh
+rm "$work/bad/adapter_config.json"
+broken
+for text in '' '{' '[]' '{}' 'null' '{"peft_type":"LORA","r":-1}' \
+    '{"peft_type":"IA3","r":8,"lora_alpha":8,"target_modules":["q_proj"]}'; do
+    fresh
+    printf '%s' "$text" > "$work/bad/adapter_config.json"
+    broken
+done
+# names of another model
+fresh
+sed 's/layers\.1\./layers.7./g' "$weights" > "$work/bad/adapter_model.safetensors"
+broken
+rm -rf "$work/bad"
+broken
+
+echo "program: $passed checks passed"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
