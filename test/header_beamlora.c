@@ -1,0 +1,3 @@
+/* beamlora.h compiles alone, and twice; see test/scripts/check-header.sh. */
+#include "beamlora.h"
+#include "beamlora.h"
