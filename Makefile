@@ -50,7 +50,8 @@ endif
 
 ifeq ($(CONFIG),release)
 O := $(BUILD)
-OPTIMIZE := -O2 -g
+# errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
+OPTIMIZE := -O3 -fno-math-errno -g
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
 else
