@@ -50,21 +50,27 @@ endif
 
 ifeq ($(CONFIG),release)
 O := $(BUILD)
+OPTIMIZE := -O2 -g
 # errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
-OPTIMIZE := -O3 -fno-math-errno -g
+FAST := -O3 -fno-math-errno
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
 else
 O := $(BUILD)/$(CONFIG)
 OPTIMIZE := -O1 -g -fno-omit-frame-pointer $(SANITIZE-$(CONFIG))
+FAST :=
 ASSERTS :=
 NO_UNDEFINED :=
 endif
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
     -Wmissing-prototypes -Wvla -Wcast-qual -Wundef -Wformat=2 $(if $(WERROR),-Werror)
+# gcc sees uninitialised variables where a sanitizer has been at work
+WARNINGS += $(if $(SANITIZE-$(CONFIG)),-Wno-maybe-uninitialized \
+    -Wno-unknown-warning-option)
 # Check's macros and test data are not the place for these
-TEST_WARNINGS := $(WARNINGS) -Wno-pedantic -Wno-conversion -Wno-cast-qual
+TEST_WARNINGS := $(WARNINGS) -Wno-pedantic -Wno-conversion -Wno-cast-qual \
+    -Wno-format-truncation
 
 # same bits from every compiler: no fusing of a*b+c
 BASE_CFLAGS := -std=c11 $(OPTIMIZE) -ffp-contract=off
@@ -159,7 +165,7 @@ archive = $(if $(V),,@echo "  AR    $@";) mkdir -p '$(@D)'; \
 
 # Objects are made anew when the compiler or its flags change
 FLAGS := $(O)/obj/flags
-flags_text = $(CC) $(BASE_CFLAGS) $(WARNINGS) $(ASSERTS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) \
+flags_text = $(CC) $(BASE_CFLAGS) $(FAST) $(WARNINGS) $(ASSERTS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) \
     $(CBLAS_CFLAGS) $(CBLAS_LIBS) $(JANSSON_CFLAGS) $(JANSSON_LIBS)
 .PHONY: FORCE
 FORCE:
@@ -176,22 +182,22 @@ $(PROBE): $(FLAGS) test/scripts/probe-cblas.sh
 	@touch $@
 
 $(O)/obj/static/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/shared/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/src/%.o: src/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
+	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
 	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS)))
 $(O)/obj/test/%.o: test/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(TEST_WARNINGS) $(POSIX) -pthread -Iinclude -iquote lib -iquote lib/io \
 	    -iquote src -iquote test -iquote test/unit -iquote test/ref \
 	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(CHECK_CFLAGS)))
 $(O)/obj/examples/%.o: examples/%.c $(FLAGS)
-	$(call compile,$(WARNINGS) -Iinclude)
+	$(call compile,$(WARNINGS) -pthread -Iinclude)
 
 # the library is plain C11, but the header of BLIS is not
 $(O)/obj/static/lib/blas.o $(O)/obj/shared/lib/blas.o: LIB_FLAGS += $(POSIX)
@@ -251,7 +257,7 @@ link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFL
 
 # Examples see what a user sees: the public headers and the shared libraries
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/examples/%.o $(IO_SO) $(LIB_SO)
-	$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/..',-lm)
+	$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/..',-lm -pthread)
 
 -include $(wildcard $(O)/obj/*/*.d $(O)/obj/*/*/*.d $(O)/obj/*/*/*/*.d)
 
@@ -368,7 +374,8 @@ check-install: all
 ## check-scripts: the scripts with shellcheck, if there is one
 check-scripts:
 	@if command -v shellcheck >/dev/null; then \
-	    shellcheck $(wildcard test/scripts/*.sh test/*.sh) .ci/run && echo "scripts: ok"; \
+	    shellcheck $(wildcard test/scripts/*.sh) .ci/run && \
+	    shellcheck -S warning $(wildcard test/*.sh) && echo "scripts: ok"; \
 	else echo "scripts: no shellcheck, skipped"; fi
 
 ## ci: all that continuous integration runs

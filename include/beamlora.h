@@ -23,7 +23,7 @@
  *
  *     bl_options_init -> bl_adapter_create -> bl_tape_create
  *     every step:   bl_forward, bl_backward     (any number of times)
- *                   bl_step                     (AdamW; or the host's own and bl_group_tick)
+ *                   bl_step         (AdamW; or the host's own, and bl_group_tick)
  *                   if bl_reallocate_due: bl_reallocate
  *     bl_tape_free, bl_adapter_free
  *
@@ -41,13 +41,15 @@
  * handle.
  *
  * The library never prints, exits, aborts, starts a thread or reads the
- * environment. Same seed, inputs, CBLAS and threads of the CBLAS: same bits.
+ * environment. Same seed, inputs, CBLAS, threads of the CBLAS, and parallel_for given or
+ * not: same bits.
  *
  * Threads. There is no mutable global state except the thread-local error text.
  * Different groups are independent. Within a group, bl_forward and bl_backward may
  * run at once on different adapters, and bl_forward also on one adapter, as long as
- * the tapes differ; so may functions that take the group or adapter as const. All
- * others need the group to themselves. docs/threads.md says it function by function.
+ * the tapes differ; so may functions that take the group or adapter as const, but for
+ * bl_group_copy_gradient_norm, which reads what backwards write. All others need the
+ * group to themselves. docs/threads.md says it function by function.
  *
  * Not promised: equal bits across CBLAS libraries or thread counts of the CBLAS;
  * anything about files in lib/.
@@ -245,10 +247,10 @@ enum bl_preset {
 
 /**
  * All settings of a group. Call bl_options_init, set what differs, pass it on; NULL
- * wherever an options pointer is taken means the defaults of bl_options_init. The
- * struct is copied. "(auto)" names the value that stands for "worked out at
- * creation"; bl_group_copy_options tells what was worked out. docs/method.md has every
- * formula.
+ * wherever an options pointer is taken means the defaults of bl_options_init. These
+ * reallocate and so want total_steps: nothing is created without. The struct is copied.
+ * "(auto)" names the value that stands for "worked out at creation";
+ * bl_group_copy_options tells what was worked out. docs/method.md has every formula.
  */
 typedef struct bl_options {
     size_t size; /* bytes of this struct as the caller knows it; set by init */
@@ -257,7 +259,7 @@ typedef struct bl_options {
     int32_t  method;           /* bl_method; default BL_METHOD_BEAMLORA */
     int32_t  scaling;          /* bl_scaling; default BL_SCALING_STANDARD */
     int64_t  rank;             /* r, 1 or more; may exceed in and out; default 8 */
-    double   alpha;            /* finite; default 16 */
+    double   alpha;            /* in [-1e30, 1e30]; default 16 */
     double   dropout;          /* q in [0, 1), on the adapter's input; default 0 */
     double   temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
     int32_t  parameter_dtype;  /* A, B, s, moments: BL_F32 (default), BL_F64 */
@@ -270,7 +272,7 @@ typedef struct bl_options {
     double  lr;             /* the base lr, only to choose tau; 0: not told */
     double  beta1;          /* in [0, 1); default 0.9 */
     double  beta2;          /* in [0, 1); default 0.999 */
-    double  epsilon;        /* > 0; default 1e-8 */
+    double  epsilon;        /* in [1e-37, 1e30]; default 1e-8 */
     double  weight_decay;   /* >= 0, per unit of lr; default 0 */
     double  b_lr_ratio;     /* >= 0, B's lr over A's (LoRA+, arXiv 2402.12354); 1 */
     double  score_lr_ratio; /* >= 0, s's lr over A's; default 1 */
@@ -314,7 +316,7 @@ typedef struct bl_options {
     void              *alloc_user;
     void *parameters; /* [elements] memory for the parameters, aligned to 64 bytes */
     void *gradients;  /* [elements] the same for their gradients */
-    void *moments_mv; /* [2 * elements] the same for m, then v; elements as bl_memory says */
+    void *moments_mv; /* [2 * elements] the same for m, then v; see bl_memory */
 } bl_options;
 
 /**
@@ -345,10 +347,12 @@ typedef struct bl_spec {
     int32_t     reserved; /* 0 */
 } bl_spec;
 
-/** Bytes that a configuration takes; filled by bl_memory_query. */
+/** Bytes that a configuration takes; filled by bl_memory_query. Attached arrays come on
+ *  top, with their part of the history. */
 typedef struct bl_memory {
-    size_t  size;       /* sizeof(bl_memory) as the caller knows it */
-    int64_t elements;   /* of the parameter buffer, padding included */
+    size_t  size;     /* sizeof(bl_memory) as the caller knows it */
+    int64_t elements; /* of a buffer, padding included; in bytes a multiple of 64: what a
+                         host that brings its own parameters or gradients allocates */
     size_t  parameters; /* bytes, of A, B, s */
     size_t  gradients;
     size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
@@ -380,8 +384,9 @@ BL_API int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options
  *   specs   [count] read; all with the same size field
  *
  * Returns 0; BL_E_OPTIONS for settings that contradict each other or would never
- * reallocate anything, BL_E_RANGE or BL_E_SHAPE for sizes the CBLAS cannot take,
- * BL_E_NOMEM. *out is written only on success. Since 0.1.
+ * reallocate anything, BL_E_RANGE for values and sizes out of range, BL_E_ARG for a name
+ * that is there twice or host memory that is not aligned, BL_E_NOMEM. *out is written
+ * only on success. Since 0.1.
  */
 BL_API int  bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
                             const bl_options *opt);
@@ -391,11 +396,12 @@ BL_API void bl_group_free(bl_group *group);
 BL_API int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
                              const bl_options *opt);
 
-/** Free an adapter made by bl_adapter_create; does nothing to one of a larger group. */
+/** Free an adapter made by bl_adapter_create; does nothing to one of bl_group_create. */
 BL_API void bl_adapter_free(bl_adapter *adapter);
 
+/* An index that does not exist gives NULL. */
 BL_API int64_t     bl_group_get_count(const bl_group *group);
-BL_API bl_adapter *bl_group_get_adapter(const bl_group *group, int64_t index); /* or NULL */
+BL_API bl_adapter *bl_group_get_adapter(const bl_group *group, int64_t index);
 BL_API bl_group   *bl_adapter_get_group(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_in(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_out(const bl_adapter *adapter);
@@ -405,7 +411,8 @@ BL_API const char *bl_adapter_get_name(const bl_adapter *adapter);
 BL_API int64_t     bl_group_get_step(const bl_group *group); /* t */
 BL_API double      bl_group_get_temperature(const bl_group *group);
 
-/** The options in force, every (auto) worked out. out->size set by the caller. */
+/** The options in force, every (auto) that is used worked out. out->size set by the
+ *  caller. */
 BL_API int bl_group_copy_options(const bl_group *group, bl_options *out);
 
 /** Change tau, > 0. Tapes filled before are out of date. Since 0.1. */
@@ -577,7 +584,7 @@ BL_API int bl_group_attach(bl_group *group, const char *name, void *data, int32_
 
 /* ===== Reallocation ======================================================= */
 
-/** 1 if the schedule has a reallocation after the step just made, else 0. */
+/** 1 if the schedule has a reallocation after the step just made that is not yet done. */
 BL_API int32_t bl_group_reallocate_due(const bl_group *group);
 BL_API int32_t bl_reallocate_due(const bl_adapter *adapter);
 
@@ -611,9 +618,10 @@ BL_API int bl_group_plan(const bl_group *group, bl_plan *plan);
 
 /**
  * Carry a plan out. All of it is checked first: BL_E_STATE when it was made at another
- * step or its snapshot is gone, BL_E_RANGE for modules or ranks that do not exist,
- * the same rank pruned or a source twice, a module left without a rank. Scores' moments of all
- * modules become zero, also of those it leaves alone. Since 0.1.
+ * step, its snapshot is gone or a module is frozen; BL_E_RANGE for rows out of the
+ * modules' order, modules or ranks that do not exist, the same rank pruned or a source
+ * twice, a module left without a rank. The scores' moments of all modules but frozen
+ * ones become zero, also of those it leaves alone. Since 0.1.
  */
 BL_API int bl_group_apply(bl_group *group, const bl_plan *plan);
 
@@ -632,7 +640,7 @@ BL_API const int64_t *bl_plan_get_pruned(const bl_plan *plan);
 BL_API const int64_t *bl_plan_get_sources(const bl_plan *plan); /* -1: none */
 BL_API const int32_t *bl_plan_get_actions(const bl_plan *plan); /* bl_action */
 BL_API const int64_t *bl_plan_get_ages(const bl_plan *plan); /* steps; -1: no snapshot */
-BL_API const double *bl_plan_get_importances(const bl_plan *plan); /* of the pruned rank */
+BL_API const double  *bl_plan_get_importances(const bl_plan *plan); /* of pruned */
 
 /** Empty a plan, for building one by hand that may be applied after step t. */
 BL_API int bl_plan_clear(bl_plan *plan, int64_t step);
@@ -642,7 +650,7 @@ BL_API int bl_plan_clear(bl_plan *plan, int64_t step);
  *
  *   source   rank whose path is copied or shares its score; -1 with BL_ACTION_PRUNE,
  *            allowed with BL_ACTION_FRESH (then no score changes)
- *   age      of the snapshot with BL_ACTION_HISTORY: one that the ring holds; -1 otherwise
+ *   age      of the snapshot with BL_ACTION_HISTORY, one that the ring holds; else -1
  *
  * Rows go in the order of their modules. Ranks and modules are checked when the plan is
  * applied. BL_E_RANGE when it is full.
@@ -698,11 +706,13 @@ BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
  * The state of a training is a list of named arrays: for each adapter its A, B, s,
  * their moments and attached arrays, its history and its flags; for the group the step
  * and the settings. A group with the same specs and options that is given them goes on
- * bit for bit. Gradients are no part of it: save between steps.
+ * bit for bit, with parallel_for given in both or in neither. Gradients are no part of
+ * it: save between steps.
  *
- * What must be equal on resume: specs, dtypes, method, scaling, dropout, seed, optimizer
- * and all settings of schedule, selection, expansion and history. What may differ: lr,
- * beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the allocator.
+ * What must be equal on resume: specs (names, shapes, c), dtypes, method, dropout, seed,
+ * optimizer and all settings of schedule, selection, expansion and history. What may
+ * differ: lr, beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the
+ * allocator.
  */
 
 /** Number of arrays. */

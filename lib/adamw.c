@@ -24,7 +24,8 @@ struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,
 }
 
 static void adamw_f32(const struct bl__adamw *a, int64_t count, float *restrict p,
-                      float *restrict m, float *restrict v, const float *restrict gradient)
+                      float *restrict m, float *restrict v,
+                      const float *restrict gradient)
 {
     const float scale = (float) a->grad_scale;
     const float beta1 = (float) a->beta1;

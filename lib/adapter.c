@@ -69,7 +69,8 @@ int bl_adapter_set_mask(bl_adapter *adapter, const uint8_t *mask)
     return 0;
 }
 
-int64_t bl__tensor(const bl_adapter *adapter, int32_t tensor, int64_t *rows, int64_t *cols)
+int64_t bl__tensor(const bl_adapter *adapter, int32_t tensor, int64_t *rows,
+                   int64_t *cols)
 {
     *rows = adapter->rank;
     switch (tensor) {

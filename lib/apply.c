@@ -75,6 +75,10 @@ static int check_row(bl_group *group, const bl_plan *plan, int64_t row)
         }
         marks[source] |= IS_SOURCE;
     }
+    if (action == BL_ACTION_HISTORY &&
+        group->buffers[BL_BUFFER_PARAMETERS].history == NULL) {
+        return bl__fail(BL_E_STATE, "the group keeps no history");
+    }
     if (action == BL_ACTION_HISTORY && bl__history_slot(group, plan->ages[row]) < 0) {
         return bl__fail(BL_E_STATE, "the history holds no snapshot of age %lld",
                         (long long) plan->ages[row]);
@@ -196,7 +200,8 @@ static void move_rows(const struct tensor *tensor, const bl_plan *plan, int64_t 
         }
         if (action == BL_ACTION_FRESH) {
             start_afresh(tensor, rank);
-        } else if (action == BL_ACTION_PRUNE || (is_moment && moments == BL_MOMENTS_ZERO)) {
+        } else if (action == BL_ACTION_PRUNE ||
+                   (is_moment && moments == BL_MOMENTS_ZERO)) {
             memset(to, 0, tensor->row_bytes);
         } else if (is_moment && moments == BL_MOMENTS_KEEP) {
             continue;
@@ -307,6 +312,7 @@ int bl_group_apply(bl_group *group, const bl_plan *plan)
         row = end;
     }
     clear_score_moments(group);
+    group->reallocated = group->t;
     group->version++;
     return 0;
 }
@@ -336,7 +342,7 @@ int bl_reallocate(bl_adapter *adapter, bl_plan *plan)
 
 int32_t bl_group_reallocate_due(const bl_group *group)
 {
-    return bl__schedule_due(&group->options, group->t);
+    return group->reallocated != group->t && bl__schedule_due(&group->options, group->t);
 }
 
 int32_t bl_reallocate_due(const bl_adapter *adapter)

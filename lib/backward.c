@@ -83,7 +83,8 @@ static void gather_columns(void *context, int64_t part)
     const void *x = dropout ? bl__at_const(dtype, pass->tape->dropped, from)
                             : bl__at_const(dtype, pass->x, pass->row * pass->ldx + from);
     bl__gemm(dtype, 1, 0, r, cols, pass->rows, 1, pass->tape->d, r, x,
-             dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from), in);
+             dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from),
+             in);
 }
 
 static void pass_on_rows(void *context, int64_t part)

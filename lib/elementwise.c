@@ -2,6 +2,7 @@
  * Typed passes over small intermediates [rows, r], gradients and dropout masks. The only
  * place, with adamw.c, that knows how elements of a dtype are stored.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -74,6 +75,11 @@ void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void 
             }
         }
     }
+}
+
+double bl__largest(int32_t dtype)
+{
+    return dtype == BL_F32 ? (double) FLT_MAX : DBL_MAX;
 }
 
 double bl__sum_squares(int32_t dtype, const void *data, int64_t count)

@@ -21,6 +21,8 @@ void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
 /* sums[j] += sum over i of a[i, j] * b[i, j] */
 void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
                          int64_t rows, int64_t cols);
+/* Largest finite value of a dtype. */
+double bl__largest(int32_t dtype);
 /* Sum of squares, and largest |x| (infinite or NaN if any is). */
 double bl__sum_squares(int32_t dtype, const void *data, int64_t count);
 double bl__max_abs(int32_t dtype, const void *data, int64_t count);
@@ -65,6 +67,8 @@ void bl__adamw(int32_t dtype, const struct bl__adamw *a, int64_t count, void *p,
 int    bl__schedule_due(const bl_options *options, int64_t t);
 int    bl__schedule_snapshot_due(const bl_options *options, int64_t t);
 double bl__schedule_threshold(const bl_options *options, int64_t t);
+/* How many of a module's `alive` ranks, of `rank`, may be pruned at once. */
+int64_t bl__schedule_cap(const bl_options *options, int64_t rank, int64_t alive);
 /* 0, or BL_E_OPTIONS with the reason why no rank would ever be reallocated. */
 int bl__schedule_check(const bl_options *options, int64_t largest_rank);
 

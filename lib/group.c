@@ -11,6 +11,8 @@
 
 #include "internal.h"
 
+static const size_t first_memory_size = 72; /* of release 0.1 */
+
 /* ----- sizes, known before anything is made ----- */
 
 struct sizes {
@@ -71,6 +73,34 @@ static bl_group *carve_group(struct carver *carver, const struct sizes *sizes,
     return group;
 }
 
+/* Whether `name` is the one that adapter `index` gets without a name. */
+static int is_default_name(const char *name, int64_t index)
+{
+    char text[BL__NAME_BYTES];
+    snprintf(text, sizeof text, "adapter.%lld", (long long) index);
+    return strcmp(name, text) == 0;
+}
+
+/* Names are what tells the arrays of a state apart. */
+static int check_name(const bl_spec *specs, int64_t index, const char *name,
+                      const bl_options *options)
+{
+    for (int64_t k = 0; k < index; k++) {
+        bl_spec other;
+        bl__spec_read(&other, specs, k, options);
+        const int same = name != NULL && other.name != NULL
+                             ? strcmp(name, other.name) == 0
+                         : name != NULL       ? is_default_name(name, k)
+                         : other.name != NULL ? is_default_name(other.name, index)
+                                              : 0;
+        if (same) {
+            return bl__fail(BL_E_ARG, "specs %lld and %lld have the same name",
+                            (long long) k, (long long) index);
+        }
+    }
+    return 0;
+}
+
 static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
                    const bl_options *opt)
 {
@@ -91,6 +121,9 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
     for (int64_t i = 0; i < count; i++) {
         bl_spec spec;
         rc = bl__spec_read(&spec, specs, i, &sizes->options);
+        if (rc == 0) {
+            rc = check_name(specs, i, spec.name, &sizes->options);
+        }
         if (rc != 0) {
             return rc;
         }
@@ -173,20 +206,6 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
     }
 }
 
-/* Names are what tells the arrays of a state apart. */
-static int check_names(const bl_group *group)
-{
-    for (int64_t i = 0; i < group->count; i++) {
-        for (int64_t k = 0; k < i; k++) {
-            if (strcmp(group->adapters[i].name, group->adapters[k].name) == 0) {
-                return bl__fail(BL_E_ARG, "adapters %lld and %lld are both named %s",
-                                (long long) k, (long long) i, group->adapters[i].name);
-            }
-        }
-    }
-    return 0;
-}
-
 /* A uniform in +-1/sqrt(in): Kaiming with a = sqrt 5, as LoRA's own code. */
 static void initialise(bl_group *group)
 {
@@ -206,6 +225,7 @@ static void initialise(bl_group *group)
             bl__set(group->dtype, p, adapter->a + i, bound * (2 * u - 1));
         }
     }
+    group->reallocated = -1;
     memset(group->mask, 1, (size_t) group->ranks);
     for (int64_t i = 0; i < group->options.history_depth; i++) {
         group->snapshot_step[i] = -1;
@@ -281,10 +301,7 @@ int bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
     group->ranks = sizes.ranks;
     group->dtype = o->parameter_dtype;
     place_adapters(group, specs);
-    rc = check_names(group);
-    if (rc == 0) {
-        rc = take_memory(group, &sizes);
-    }
+    rc = take_memory(group, &sizes);
     if (rc != 0) {
         bl_group_free(group);
         return rc;
@@ -320,6 +337,7 @@ int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
     bl_group     *group;
     const int     rc = bl_group_create(&group, &spec, 1, opt);
     if (rc == 0) {
+        group->single = 1;
         *out = &group->adapters[0];
     }
     return rc;
@@ -327,7 +345,7 @@ int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
 
 void bl_adapter_free(bl_adapter *adapter)
 {
-    if (adapter != NULL && adapter->group->count == 1) {
+    if (adapter != NULL && adapter->group->single) {
         bl_group_free(adapter->group);
     }
 }
@@ -338,9 +356,10 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
     if (out == NULL) {
         return bl__fail(BL_E_ARG, "out is NULL");
     }
-    if (out->size < sizeof *out) {
+    const size_t size = out->size;
+    if (size < first_memory_size) {
         return bl__fail(BL_E_OPTIONS, "bl_memory's size is %zu, must be at least %zu",
-                        out->size, sizeof *out);
+                        size, first_memory_size);
     }
     if (n < 0 || n > INT32_MAX) {
         return bl__fail(BL_E_RANGE, "n is %lld, must be in [0, %d]", (long long) n,
@@ -352,7 +371,7 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
         return rc;
     }
     const bl_options *const o = &sizes.options;
-    bl_memory               memory = { .size = out->size, .elements = sizes.elements };
+    bl_memory               memory = { .size = size, .elements = sizes.elements };
     memory.parameters = o->parameters ? 0 : bl__alloc_cost(sizes.buffer);
     memory.gradients = o->gradients ? 0 : bl__alloc_cost(sizes.buffer);
     if (o->optimizer == BL_OPTIMIZER_ADAMW && o->moments_mv == NULL) {
@@ -372,7 +391,8 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         memory.total = bl__add(memory.total, parts[i]);
     }
-    *out = memory;
+    memset(out, 0, size);
+    memcpy(out, &memory, size < sizeof memory ? size : sizeof memory);
     return 0;
 }
 

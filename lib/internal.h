@@ -1,6 +1,7 @@
 /*
  * The handles' insides, and what the files that work on handles offer one another.
- * The order here is the order of the layers: a function uses only what stands above it.
+ * The order here is the order of the layers: a function uses what stands above it. Only
+ * creation reaches down: bl_group_create makes a plan and counts the bytes of tapes.
  */
 #ifndef BEAMLORA_LIB_INTERNAL_H
 #define BEAMLORA_LIB_INTERNAL_H
@@ -42,8 +43,9 @@ struct bl_group {
     int32_t              buffer_count;
     int32_t              dtype;
     int64_t              t;
-    uint64_t             version;   /* of the parameters: tapes are compared with it */
-    int64_t              snapshots; /* taken so far */
+    uint64_t             version;     /* of the parameters: tapes are compared with it */
+    int64_t              snapshots;   /* taken so far */
+    int64_t              reallocated; /* step of the last reallocation, -1: none yet */
     int64_t             *snapshot_step; /* [history_depth], -1: empty */
     int64_t             *born; /* [ranks] step after which a rank was last overwritten */
     uint8_t             *removed;  /* [ranks] 1: pruned for good   */
@@ -54,6 +56,7 @@ struct bl_group {
     double              *scratch_scores; /* [largest rank] */
     uint8_t             *scratch_ranks;  /* [ranks] */
     bl_plan             *plan;
+    int                  single; /* made by bl_adapter_create, freed by bl_adapter_free */
     void                *owned[4]; /* parameters, gradients, moments, history */
 };
 

@@ -154,7 +154,7 @@ static int check_adapter_options(const bl_options *o)
     if ((rc = check_choice("method", o->method, BL_METHOD_BEAMLORA)) != 0 ||
         (rc = check_choice("scaling", o->scaling, BL_SCALING_RSLORA)) != 0 ||
         (rc = check_integer("rank", o->rank, 1, INT_MAX)) != 0 ||
-        (rc = check_real("alpha", o->alpha, -1e300, 1e300, 0)) != 0 ||
+        (rc = check_real("alpha", o->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_real("dropout", o->dropout, 0, 1, 1)) != 0 ||
         (rc = check_real("temperature", o->temperature, 0, 1e300, 0)) != 0 ||
         (rc = check_choice("parameter_dtype", o->parameter_dtype, BL_F64)) != 0 ||
@@ -189,7 +189,7 @@ static int check_optimizer_options(const bl_options *o)
         (rc = check_real("lr", o->lr, 0, 1e300, 0)) != 0 ||
         (rc = check_real("beta1", o->beta1, 0, 1, 1)) != 0 ||
         (rc = check_real("beta2", o->beta2, 0, 1, 1)) != 0 ||
-        (rc = check_real("epsilon", o->epsilon, 1e-300, 1e300, 0)) != 0 ||
+        (rc = check_real("epsilon", o->epsilon, 1e-37, 1e30, 0)) != 0 ||
         (rc = check_real("weight_decay", o->weight_decay, 0, 1e300, 0)) != 0 ||
         (rc = check_real("b_lr_ratio", o->b_lr_ratio, 0, 1e300, 0)) != 0 ||
         (rc = check_real("score_lr_ratio", o->score_lr_ratio, 0, 1e300, 0)) != 0) {
@@ -210,7 +210,8 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_integer("p_steps", o->p_steps, 0, largest_step)) != 0 ||
         (rc = check_choice("scope", o->scope, BL_SCOPE_JOINT)) != 0 ||
         (rc = check_choice("crossing", o->crossing, BL_CROSSING_PRUNED)) != 0 ||
-        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) != 0 ||
+        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
+            0 ||
         (rc = check_choice("select", o->select, BL_SELECT_RANDOM)) != 0 ||
         (rc = check_choice("reserved", o->reserved, 0)) != 0 ||
         (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
@@ -260,8 +261,9 @@ int bl__options_resolve(bl_options *o, int64_t largest_rank)
         return 0;
     }
     if (o->total_steps == 0) {
-        return bl__fail(BL_E_OPTIONS, "total_steps is 0: the schedule needs the number of "
-                                      "training steps, or reallocation 0");
+        return bl__fail(BL_E_OPTIONS,
+                        "total_steps is 0: the schedule needs the number of "
+                        "training steps, or reallocation 0");
     }
     if (o->period == 0) {
         o->period = o->total_steps / 12 < 3 ? 3 : o->total_steps / 12;
@@ -309,7 +311,7 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     if ((rc = check_integer("in", out->in, 1, INT_MAX)) != 0 ||
         (rc = check_integer("out", out->out, 1, INT_MAX)) != 0 ||
         (rc = check_integer("rank", out->rank, 1, INT_MAX)) != 0 ||
-        (rc = check_real("alpha", out->alpha, -1e300, 1e300, 0)) != 0 ||
+        (rc = check_real("alpha", out->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_choice("frozen", out->frozen, 1)) != 0 ||
         (rc = check_choice("reserved", out->reserved, 0)) != 0) {
         return rc;

@@ -31,7 +31,8 @@ size_t bl__plan_bytes(int64_t capacity)
     return bl__alloc_cost(plan_size(capacity));
 }
 
-int bl__plan_create(bl_plan **out, const struct bl__allocator *allocator, int64_t capacity)
+int bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
+                    int64_t capacity)
 {
     char *at = bl__alloc(allocator, plan_size(capacity));
     if (at == NULL) {

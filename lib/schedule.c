@@ -34,6 +34,13 @@ double bl__schedule_threshold(const bl_options *o, int64_t t)
     }
 }
 
+int64_t bl__schedule_cap(const bl_options *o, int64_t rank, int64_t alive)
+{
+    /* The factor forgives the rounding of fractions such as 0.29 of 100. */
+    const int64_t part = (int64_t) (o->max_prune_fraction * (double) rank * (1 + 1e-12));
+    return part < alive - 1 ? part : alive - 1;
+}
+
 int bl__schedule_check(const bl_options *o, int64_t largest_rank)
 {
     if (o->start > o->total_steps - 2 * o->period) {
@@ -43,7 +50,7 @@ int bl__schedule_check(const bl_options *o, int64_t largest_rank)
                         (long long) o->total_steps, (long long) o->start,
                         (long long) o->period);
     }
-    if (largest_rank < 2 || o->max_prune_fraction * (double) largest_rank < 1) {
+    if (bl__schedule_cap(o, largest_rank, largest_rank) < 1) {
         return bl__fail(BL_E_OPTIONS,
                         "would never reallocate: max_prune_fraction %g of rank %lld is "
                         "less than one rank, or the only one; or set reallocation 0",

@@ -125,9 +125,7 @@ static void mark_tail(const bl_options *o, double p, struct bl__entry *entries,
 static int64_t limit_marks(const bl_options *o, int64_t rank, struct bl__entry *entries,
                            int64_t count)
 {
-    /* The factor forgives the rounding of fractions such as 0.29 of 100. */
-    const int64_t part = (int64_t) (o->max_prune_fraction * (double) rank * (1 + 1e-12));
-    const int64_t cap = part < count - 1 ? part : count - 1;
+    const int64_t cap = bl__schedule_cap(o, rank, count);
     int64_t       marked = 0;
     for (int64_t i = count - 1; i >= 0; i--) {
         const int idle = o->idle == 0 || entries[i].contribution < o->idle;

@@ -3,9 +3,9 @@
  * migrations are made from. Names are put together on demand; data is the group's own.
  *
  *     group.format, group.step, group.seed, group.history_steps, group.temperature,
- *     group.settings, group.snapshots, group.frozen
+ *     group.settings, group.snapshots, group.reallocated, group.frozen
  *     <adapter>.A   .A.m   .A.v   .A.<attached>   .A.history.<k>   .A.history.<k>.m ...
- *     <adapter>.B ...   <adapter>.s   .s.m ...   <adapter>.born   .mask   .removed
+ *     <adapter>.B ...   <adapter>.s   .s.m ...   <adapter>.born   .mask   .removed   .c
  */
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 
 #include "internal.h"
 
-enum { GROUP_ARRAYS = 8, RANK_ARRAYS = 3 };
+enum { GROUP_ARRAYS = 9, RANK_ARRAYS = 4 };
 
 static const int64_t format_version = 1;
 
@@ -101,6 +101,9 @@ static void group_array(const bl_group *group, int64_t index, bl_array *out)
     case 6:
         vector(out, "group.snapshots", BL_I64, &group->snapshots, 1);
         break;
+    case 7:
+        vector(out, "group.reallocated", BL_I64, &group->reallocated, 1);
+        break;
     default:
         vector(out, "group.frozen", BL_U8, group->frozen, group->count);
         break;
@@ -137,12 +140,14 @@ static void history_array(const bl_adapter *adapter, int64_t index, bl_array *ou
 
 static void rank_array(const bl_adapter *adapter, int64_t index, bl_array *out)
 {
-    static const char *const names[] = { "born", "mask", "removed" };
+    static const char *const names[] = { "born", "mask", "removed", "c" };
+    static const int32_t     dtypes[] = { BL_I64, BL_U8, BL_U8, BL_F64 };
     const bl_group *const    group = adapter->group;
     const void *const        data[] = { group->born + adapter->first_rank,
                                         group->mask + adapter->first_rank,
-                                        group->removed + adapter->first_rank };
-    vector(out, "", index == 0 ? BL_I64 : BL_U8, data[index], adapter->rank);
+                                        group->removed + adapter->first_rank,
+                                        &adapter->scaling };
+    vector(out, "", dtypes[index], data[index], index == 3 ? 1 : adapter->rank);
     snprintf(out->name, sizeof out->name, "%s.%s", adapter->name, names[index]);
 }
 
@@ -183,7 +188,7 @@ static size_t array_bytes(const bl_array *array)
     return (size_t) count * bl__dtype_bytes(array->dtype);
 }
 
-/* Given array `index` is where it is in a list written by this library: look there first. */
+/* The array of this name; a list that this library wrote has it at `index`. */
 static const bl_array *find(const bl_array *arrays, int64_t count, int64_t index,
                             const char *name)
 {
@@ -209,59 +214,121 @@ static int check_settings(const bl_group *group, const void *data)
     return 0;
 }
 
-static int check_scalars(const bl_group *group, const bl_array *own, const void *data)
+static int64_t integer_at(const void *data, int64_t index)
 {
-    int64_t integer = 0;
-    double  real = 0;
-    if (own->dims == 1 && own->shape[0] == 1 && own->dtype == BL_I64) {
-        memcpy(&integer, data, sizeof integer);
-    } else if (own->dtype == BL_F64 && own->dims == 1) {
-        memcpy(&real, data, sizeof real);
-    }
-    if (own->data == &format_version && integer != format_version) {
-        return bl__fail(BL_E_VERSION, "the state has version %lld, this library's is %lld",
-                        (long long) integer, (long long) format_version);
-    }
-    if ((own->data == &group->t || own->data == &group->snapshots) &&
-        (integer < 0 || integer > INT64_MAX / 2)) {
-        return bl__fail(BL_E_FORMAT, "%s is %lld", own->name, (long long) integer);
-    }
-    if (own->data == &group->options.seed &&
-        memcmp(data, &group->options.seed, sizeof integer) != 0) {
-        return bl__fail(BL_E_OPTIONS, "seed is %llu in the state, %llu in the group",
-                        (unsigned long long) integer,
-                        (unsigned long long) group->options.seed);
-    }
-    if (own->data == &group->options.temperature && !(real > 0 && isfinite(real))) {
-        return bl__fail(BL_E_FORMAT, "the state's temperature is %g", real);
-    }
-    return own->data == group->settings ? check_settings(group, data) : 0;
+    int64_t value;
+    memcpy(&value, (const char *) data + index * 8, sizeof value);
+    return value;
 }
 
-/* Values of flags, and of steps: from `low` to the state's own step. */
-static int check_elements(const bl_array *own, const void *data, int64_t step)
+static double real_at(const void *data)
 {
-    const unsigned char *const bytes = data;
-    const int                  is_history = strcmp(own->name, "group.history_steps") == 0;
-    const int                  is_steps =
-        is_history || (own->dtype == BL_I64 && strncmp(own->name, "group.", 6) != 0);
+    double value;
+    memcpy(&value, data, sizeof value);
+    return value;
+}
+
+static int is_impossible(const bl_array *own, int64_t index, int64_t value)
+{
+    return bl__fail(BL_E_FORMAT, "%.200s[%lld] is %lld", own->name, (long long) index,
+                    (long long) value);
+}
+
+/* Each of `count` integers or flags must be in [low, high]. */
+static int check_elements(const bl_array *own, const void *data, int64_t low,
+                          int64_t high)
+{
     for (int64_t i = 0; i < own->shape[0]; i++) {
-        int64_t value = 0;
-        if (is_steps) {
-            memcpy(&value, bytes + i * 8, sizeof value);
-        } else if (own->dtype == BL_U8) {
-            value = bytes[i];
-        }
-        if (value < (is_history ? -1 : 0) || value > (is_steps ? step : 1)) {
-            return bl__fail(BL_E_FORMAT, "%s[%lld] is %lld", own->name, (long long) i,
-                            (long long) value);
+        const int64_t value =
+            own->dtype == BL_I64 ? integer_at(data, i) : ((const uint8_t *) data)[i];
+        if (value < low || value > high) {
+            return is_impossible(own, i, value);
         }
     }
     return 0;
 }
 
-static int check_array(const bl_group *group, const bl_array *own, const bl_array *given,
-                       int64_t step)
+/* The group's own arrays, by index; `step` is the state's own. */
+static int check_group_array(const bl_group *group, int64_t index, const bl_array *own,
+                             const void *data, int64_t step)
+{
+    switch (index) {
+    case 0:
+        return integer_at(data, 0) == format_version
+                   ? 0
+                   : bl__fail(BL_E_VERSION,
+                              "the state has version %lld, this library's is %lld",
+                              (long long) integer_at(data, 0),
+                              (long long) format_version);
+    case 1:
+    case 6:
+        return check_elements(own, data, 0, INT64_MAX / 2);
+    case 2:
+        return memcmp(data, &group->options.seed, 8) == 0
+                   ? 0
+                   : bl__fail(BL_E_OPTIONS,
+                              "seed is %llu in the state, %llu in the group",
+                              (unsigned long long) integer_at(data, 0),
+                              (unsigned long long) group->options.seed);
+    case 3:
+        /* a group without a ring has nothing that a snapshot could be taken from */
+        return check_elements(
+            own, data, -1,
+            group->buffers[BL_BUFFER_PARAMETERS].history == NULL ? -1 : step);
+    case 4:
+        return real_at(data) > 0 && isfinite(real_at(data))
+                   ? 0
+                   : bl__fail(BL_E_FORMAT, "the state's temperature is %g",
+                              real_at(data));
+    case 5:
+        return check_settings(group, data);
+    case 7:
+        return check_elements(own, data, -1, step);
+    default:
+        return check_elements(own, data, 0, 1);
+    }
+}
+
+/* An adapter's array by rank, by its index among them. */
+static int check_rank_array(int64_t index, const bl_array *own, const void *data,
+                            int64_t step)
+{
+    if (index == 3) {
+        return real_at(data) == real_at(own->data)
+                   ? 0
+                   : bl__fail(BL_E_OPTIONS, "%.200s is %g in the state, %g in the group",
+                              own->name, real_at(data), real_at(own->data));
+    }
+    const int rc = check_elements(own, data, 0, index == 0 ? step : 1);
+    if (rc != 0 || index != 2) {
+        return rc;
+    }
+    for (int64_t i = 0; i < own->shape[0]; i++) {
+        if (((const uint8_t *) data)[i] == 0) {
+            return 0;
+        }
+    }
+    return bl__fail(BL_E_FORMAT, "%.200s leaves no rank", own->name);
+}
+
+/* As many snapshots in the ring as were taken, or as it holds. */
+static int check_ring(const bl_group *group, const bl_array *steps,
+                      const bl_array *snapshots)
+{
+    const int64_t depth = group->options.history_depth;
+    const int64_t taken = integer_at(snapshots->data, 0);
+    int64_t       held = 0;
+    for (int64_t i = 0; i < depth; i++) {
+        held += integer_at(steps->data, i) >= 0;
+    }
+    return held == (taken < depth ? taken : depth)
+               ? 0
+               : bl__fail(BL_E_FORMAT, "%lld snapshots in the state, of %lld taken",
+                          (long long) held, (long long) taken);
+}
+
+static int check_array(const bl_group *group, int64_t index, const bl_array *own,
+                       const bl_array *given, int64_t step)
 {
     if (given == NULL) {
         return bl__fail(BL_E_FORMAT, "the state has no array %s", own->name);
@@ -269,22 +336,23 @@ static int check_array(const bl_group *group, const bl_array *own, const bl_arra
     if (given->dims != own->dims || given->dtype != own->dtype ||
         given->shape[0] != own->shape[0] ||
         (own->dims == 2 && given->shape[1] != own->shape[1])) {
-        return bl__fail(BL_E_SHAPE,
-                        "%.160s is [%lld, %lld] of dtype %d in the state, [%lld, %lld] of "
-                        "dtype %d in the group",
-                        own->name, (long long) given->shape[0],
-                        (long long) given->shape[1], (int) given->dtype,
-                        (long long) own->shape[0], (long long) own->shape[1],
-                        (int) own->dtype);
+        return bl__fail(
+            BL_E_SHAPE,
+            "%.160s is [%lld, %lld] of dtype %d in the state, [%lld, %lld] of "
+            "dtype %d in the group",
+            own->name, (long long) given->shape[0], (long long) given->shape[1],
+            (int) given->dtype, (long long) own->shape[0], (long long) own->shape[1],
+            (int) own->dtype);
     }
     if (given->data == NULL) {
         return bl__fail(BL_E_ARG, "%s has no data", own->name);
     }
-    int rc = check_scalars(group, own, given->data);
-    if (rc == 0 && own->dims == 1) {
-        rc = check_elements(own, given->data, step);
+    if (index < GROUP_ARRAYS) {
+        return check_group_array(group, index, own, given->data, step);
     }
-    return rc;
+    const int64_t by_rank = (index - GROUP_ARRAYS) % adapter_count(group) -
+                            present_count(group) - history_count(group);
+    return by_rank < 0 ? 0 : check_rank_array(by_rank, own, given->data, step);
 }
 
 int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
@@ -308,13 +376,18 @@ int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
         bl_array own;
         bl_group_get_state(group, index, &own);
         const bl_array *const given = find(arrays, count, index, own.name);
-        const int             rc = check_array(group, &own, given, step);
+        const int             rc = check_array(group, index, &own, given, step);
         if (rc != 0) {
             return rc;
         }
         if (own.data == &group->t) {
-            memcpy(&step, given->data, sizeof step);
+            step = integer_at(given->data, 0);
         }
+    }
+    const int rc = check_ring(group, find(arrays, count, 3, "group.history_steps"),
+                              find(arrays, count, 6, "group.snapshots"));
+    if (rc != 0) {
+        return rc;
     }
     for (int64_t i = 0; i < expected; i++) {
         bl_array own;

@@ -33,7 +33,7 @@ int bl_group_copy_gradient_norm(const bl_group *group, double *norm)
 static int check_finite(const bl_group *group, double grad_scale)
 {
     const void *const gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
-    const double      limit = sqrt(group->dtype == BL_F32 ? (double) FLT_MAX : DBL_MAX);
+    const double      limit = sqrt(bl__largest(group->dtype));
     for (int64_t i = 0; i < group->count; i++) {
         const bl_adapter *const adapter = &group->adapters[i];
         if (!adapter->has_gradient || adapter->frozen) {
@@ -105,6 +105,16 @@ int bl_group_step(bl_group *group, double lr, double grad_scale)
         return bl__fail(BL_E_RANGE, "grad_scale is %g, must be finite", grad_scale);
     }
     const bl_options *const o = &group->options;
+    const double most_lr = lr * fmax(1, fmax(o->b_lr_ratio, o->score_lr_ratio));
+    const double largest = bl__largest(group->dtype);
+    if (!(most_lr * fmax(1, o->weight_decay) < largest * (1 - o->beta1))) {
+        return bl__fail(BL_E_RANGE, "lr is %g: too large for the parameters' dtype", lr);
+    }
+    if (!(fabs(grad_scale) < largest)) {
+        return bl__fail(BL_E_RANGE,
+                        "grad_scale is %g: too large for the parameters' dtype",
+                        grad_scale);
+    }
     if (o->optimizer != BL_OPTIMIZER_ADAMW) {
         return bl__fail(BL_E_STATE, "the optimizer is the host's: bl_group_tick tells of "
                                     "its steps");

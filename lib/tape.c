@@ -147,7 +147,8 @@ int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols
     return 0;
 }
 
-void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task, void *context)
+void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
+                      void *context)
 {
     if (group->options.parallel_for != NULL && count > 1) {
         group->options.parallel_for(group->options.parallel_user, count, task, context);

@@ -27,7 +27,8 @@ static int unproject(struct llama_pass *pass, int64_t layer, int projection, flo
             keep = 1;
         }
         if (bl_backward(adapter, tape, n, dx, in, dy, out, x, in) != 0) {
-            snprintf(error, size, "%s: %s", bl_adapter_get_name(adapter), bl_last_error());
+            snprintf(error, size, "%s: %s", bl_adapter_get_name(adapter),
+                     bl_last_error());
             return -1;
         }
     }
@@ -70,7 +71,8 @@ static int backward_ffn(struct llama_pass *pass, int64_t l, char *error, size_t 
 
 /* d_residual is that of `middle`, and becomes that of the stream before the layer, unless
  * nothing below needs it. */
-static int backward_attention(struct llama_pass *pass, int64_t l, char *error, size_t size)
+static int backward_attention(struct llama_pass *pass, int64_t l, char *error,
+                              size_t size)
 {
     const struct llama_config *c = &pass->model->config;
     const struct llama_layer  *layer = &pass->model->layers[l];

@@ -24,7 +24,8 @@ struct llama_decoder {
 static float *floats(int64_t rows, int64_t columns)
 {
     size_t n = (size_t) rows, width = (size_t) columns;
-    return width > SIZE_MAX / sizeof(float) / n ? NULL : malloc(n * width * sizeof(float));
+    return width > SIZE_MAX / sizeof(float) / n ? NULL
+                                                : malloc(n * width * sizeof(float));
 }
 
 int llama_decoder_create(struct llama_decoder **out, const struct llama *model,

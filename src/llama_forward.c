@@ -303,7 +303,8 @@ static int begin(struct llama_pass *pass, const int32_t *ids, const int32_t *tar
         int32_t id = ids[i], target = targets[i];
         if (id < 0 || id >= c->vocab || target < -1 || target >= c->vocab) {
             snprintf(error, size, "token id %d is outside the model's vocabulary of %lld",
-                     (int) (id < 0 || id >= c->vocab ? id : target), (long long) c->vocab);
+                     (int) (id < 0 || id >= c->vocab ? id : target),
+                     (long long) c->vocab);
             return -1;
         }
         count += target >= 0;
@@ -324,7 +325,8 @@ int llama_forward(struct llama_pass *pass, int64_t batch, int64_t length,
     int64_t                    n;
 
     pass->ready = 0;
-    if (batch < 1 || batch > pass->max_batch || length < 1 || length > pass->max_context) {
+    if (batch < 1 || batch > pass->max_batch || length < 1 ||
+        length > pass->max_context) {
         snprintf(error, size,
                  "%lld windows of %lld tokens, there is room for %lld of %lld",
                  (long long) batch, (long long) length, (long long) pass->max_batch,

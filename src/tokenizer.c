@@ -250,7 +250,8 @@ int tokenizer_open(struct tokenizer **out, const char *what, int64_t vocab, char
             return -1;
         }
     } else if (vocab < 256) {
-        snprintf(error, size, "bytes need a vocabulary of 256 or more, the model has %lld",
+        snprintf(error, size,
+                 "bytes need a vocabulary of 256 or more, the model has %lld",
                  (long long) vocab);
         tokenizer_free(tokenizer);
         return -1;

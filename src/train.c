@@ -88,7 +88,7 @@ static int parse(struct run *run, int argc, char **argv)
         { "model", FLAG_STRING, &run->model_path, "llama2.c .bin file (required)", NULL,
           0, 0, 1, 0 },
         { "tokenizer", FLAG_STRING, &run->tokenizer_path,
-          "llama2.c tokenizer, or \"bytes\" (required)", NULL, 0, 0, 1, 0 },
+          "llama2.c tokenizer, or \"bytes\" (for text)", NULL, 0, 0, 0, 0 },
         { "data", FLAG_STRING, &run->data_path, "text, or ids in .u16, .u32 (required)",
           NULL, 0, 0, 1, 0 },
         { "eval-data", FLAG_STRING, &run->eval_path,
@@ -183,8 +183,9 @@ static int prepare(struct run *run)
     size_t ids = (size_t) (run->batch * run->accumulate * run->context);
 
     if (llama_load_bin(&run->model, run->model_path, error, size) != 0 ||
-        tokenizer_open(&run->tokenizer, run->tokenizer_path, run->model->config.vocab,
-                       error, size) != 0 ||
+        (run->tokenizer_path != NULL &&
+         tokenizer_open(&run->tokenizer, run->tokenizer_path, run->model->config.vocab,
+                        error, size) != 0) ||
         load_data(run, &run->data, run->data_path, run->context) != 0 ||
         /* evaluation makes do with a shorter window */
         (run->eval_path != NULL &&

@@ -269,8 +269,10 @@ static int read_settings(replay *r)
         get_number(r, "beta2", &r->beta2) < 0 || get_number(r, "eps", &r->epsilon) < 0 ||
         get_number(r, "weight_decay", &r->weight_decay) < 0 ||
         get_number(r, "tau", &r->tau) < 0 || get_number(r, "p_init", &r->p_init) < 0 ||
-        get_number(r, "p_end", &r->p_end) < 0 || get_integer(r, "t_end", &r->p_steps) < 0 ||
-        get_choice(r, "scope", "each module alone", "joint over modules", &r->scope) < 0 ||
+        get_number(r, "p_end", &r->p_end) < 0 ||
+        get_integer(r, "t_end", &r->p_steps) < 0 ||
+        get_choice(r, "scope", "each module alone", "joint over modules", &r->scope) <
+            0 ||
         check_text(r, "pairing", "identity") < 0 ||
         get_choice(r, "moments_of_A_and_B", "copied from the snapshot",
                    "left as they are", &r->moments) < 0 ||
@@ -405,7 +407,8 @@ static int compare_parameters(replay *r, int64_t step)
                 continue;
             }
             bl_view view;
-            if (bl_adapter_get_view(adapter, tensor, parameter_map[k].buffer, &view) < 0) {
+            if (bl_adapter_get_view(adapter, tensor, parameter_map[k].buffer, &view) <
+                0) {
                 return complain(r, "%s", bl_last_error());
             }
             int64_t to = 0;

@@ -275,7 +275,7 @@ fi
 : > "$work/file"
 refused 1 'file' train $quick --out "$work/file"
 refused 1 'none/out' train $quick --out "$work/none/out"
-refused 1 'not finite' train $files --batch 4 --context 32 --steps 48 --lr 1e38 \
+refused 1 'not finite' train $files --batch 4 --context 32 --steps 48 --lr 1e37 \
     --warmup 0 --clip 0 --out "$work/diverged"
 is "five steps are enough" [ "$(grep -c 'skipped' "$work/err")" = 5 ]
 is "a failed training leaves no directory" [ ! -e "$work/diverged" ]

@@ -83,7 +83,7 @@ static int read_text(char **text, size_t *bytes, const char *path)
 
 static int parse(struct bl__io_config *config)
 {
-    char  *text;
+    char  *text = NULL;
     size_t bytes;
     int    code = read_text(&text, &bytes, config->path);
     if (code != 0) {
@@ -120,7 +120,8 @@ static int check_kind(const struct bl__io_config *config)
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
         if (!is_off(json_object_get(config->root, refused[i]))) {
             return bl__io_fail(BL_E_FORMAT, config->path,
-                               "%s is set, which a plain LoRA cannot express", refused[i]);
+                               "%s is set, which a plain LoRA cannot express",
+                               refused[i]);
         }
     }
     /* PiSSA, OLoRA, CorDA, LoftQ and others leave an adapter that fits only the base
@@ -178,9 +179,10 @@ static int check_key(const struct bl__io_config *config, const char *pattern,
         }
     }
     if (bad) {
-        return bl__io_fail(BL_E_FORMAT, config->path,
-                           "%s: key %.120s is a regular expression that is not understood",
-                           pattern, key);
+        return bl__io_fail(
+            BL_E_FORMAT, config->path,
+            "%s: key %.120s is a regular expression that is not understood", pattern,
+            key);
     }
     return 0;
 }

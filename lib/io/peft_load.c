@@ -86,12 +86,12 @@ static int check_shape(const struct job *job, int64_t k)
     int64_t                     out = bl_adapter_get_out(adapter);
     int64_t                     rank = bl_adapter_get_rank(adapter);
     if (in != module->in || out != module->out || rank < module->rank) {
-        return bl__io_fail(BL_E_SHAPE, job->file->label,
-                           "adapter %.160s is in %lld, out %lld, rank %lld; the file's is "
-                           "in %lld, out %lld, rank %lld",
-                           module->name, (long long) in, (long long) out,
-                           (long long) rank, (long long) module->in,
-                           (long long) module->out, (long long) module->rank);
+        return bl__io_fail(
+            BL_E_SHAPE, job->file->label,
+            "adapter %.160s is in %lld, out %lld, rank %lld; the file's is "
+            "in %lld, out %lld, rank %lld",
+            module->name, (long long) in, (long long) out, (long long) rank,
+            (long long) module->in, (long long) module->out, (long long) module->rank);
     }
     const int64_t *const *orders = job->options.row_order;
     return orders == NULL ? 0 : bl__io_check_order(orders[k], out, module->name);

@@ -111,7 +111,8 @@ static int add_module(bl_peft *peft, const struct bl__io_config *config, int64_t
     if (a->shape[0] != b->shape[1]) {
         return bl__io_fail(BL_E_FORMAT, peft->file->label,
                            "module %.160s: lora_A has rank %lld, lora_B %lld",
-                           module->name, (long long) a->shape[0], (long long) b->shape[1]);
+                           module->name, (long long) a->shape[0],
+                           (long long) b->shape[1]);
     }
     int code = bl__io_config_scale(config, module->name, &module->rank, &module->scale);
     if (code == 0 && module->rank != a->shape[0]) {
@@ -155,7 +156,8 @@ static int add_modules(bl_peft *peft, const struct bl__io_config *config)
     }
     free(scratch);
     if (code == 0) {
-        qsort(peft->modules, (size_t) peft->count, sizeof *peft->modules, compare_modules);
+        qsort(peft->modules, (size_t) peft->count, sizeof *peft->modules,
+              compare_modules);
     }
     return code;
 }

@@ -298,7 +298,7 @@ static int create(bl_safetensors **out, const char *label)
 static int map_file(bl_safetensors *file)
 {
     int    fd;
-    size_t bytes;
+    size_t bytes = 0;
     int    code = bl__io_open_regular(&fd, &bytes, file->label);
     if (code != 0) {
         return code;
@@ -322,7 +322,7 @@ int bl_safetensors_open(bl_safetensors **out, const char *path)
         return bl__io_fail(BL_E_ARG, NULL, "%s is NULL", out == NULL ? "out" : "path");
     }
     int             saved = errno;
-    bl_safetensors *file;
+    bl_safetensors *file = NULL;
     int             code = create(&file, path);
     if (code != 0) {
         return code;
@@ -346,7 +346,7 @@ int bl_safetensors_open_memory(bl_safetensors **out, const void *data, size_t by
         return bl__io_fail(BL_E_ARG, NULL, "%s is NULL", out == NULL ? "out" : "data");
     }
     int             saved = errno;
-    bl_safetensors *file;
+    bl_safetensors *file = NULL;
     int             code = create(&file, "memory");
     if (code != 0) {
         return code;

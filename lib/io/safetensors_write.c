@@ -145,8 +145,8 @@ static int dump(char **text, size_t *bytes, const json_t *json, size_t flags,
 
 static int write_root(struct bl__io_file *file, const json_t *root)
 {
-    char  *text;
-    size_t bytes;
+    char  *text = NULL;
+    size_t bytes = 0;
     int    code = dump(&text, &bytes, root, JSON_COMPACT, file->path);
     if (code != 0) {
         return code;
@@ -196,8 +196,8 @@ int bl__io_write_header(struct bl__io_file *file, struct bl__io_entry *entries,
 
 int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags)
 {
-    char  *text;
-    size_t bytes;
+    char  *text = NULL;
+    size_t bytes = 0;
     int    code = dump(&text, &bytes, json, flags, file->path);
     if (code != 0) {
         return code;
@@ -243,7 +243,8 @@ int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count
                          const char *const *metadata)
 {
     if (path == NULL || (arrays == NULL && count > 0)) {
-        return bl__io_fail(BL_E_ARG, NULL, "%s is NULL", path == NULL ? "path" : "arrays");
+        return bl__io_fail(BL_E_ARG, NULL, "%s is NULL",
+                           path == NULL ? "path" : "arrays");
     }
     if (count < 0 || (uint64_t) count > SIZE_MAX / sizeof(struct bl__io_entry)) {
         return bl__io_fail(BL_E_RANGE, path, "count is %lld", (long long) count);

@@ -276,8 +276,10 @@ static inline void randomize(bl_adapter *adapter, uint64_t seed)
     bl_view view;
     view_random(adapter, BL_TENSOR_A, BL_BUFFER_PARAMETERS, seed, 1, 0);
     view_random(adapter, BL_TENSOR_B, BL_BUFFER_PARAMETERS, seed + 1000, 1, 0);
-    if (bl_adapter_get_view(adapter, BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS, &view) == 0) {
-        view_random(adapter, BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS, seed + 2000, 0.04, 0);
+    if (bl_adapter_get_view(adapter, BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS, &view) ==
+        0) {
+        view_random(adapter, BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS, seed + 2000, 0.04,
+                    0);
     }
     check_ok(bl_group_touch(bl_adapter_get_group(adapter)));
 }

@@ -181,7 +181,8 @@ START_TEST(differences)
     mat_zero(&dx);
     (void) loss(&z);
     mat dy = mat_random(BL_F64, z.n, z.out, z.out, 2);
-    check_ok(bl_backward(z.a, z.tape, z.n, dx.data, z.in, dy.data, z.out, z.x.data, z.in));
+    check_ok(
+        bl_backward(z.a, z.tape, z.n, dx.data, z.in, dy.data, z.out, z.x.data, z.in));
     for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_SCORES; tensor++) {
         if (tensor == BL_TENSOR_SCORES && opt.method == BL_METHOD_LORA) {
             continue;
@@ -226,7 +227,8 @@ static void forward_backward(scene *z, double scale)
                 scale * mat_get(&z->dy, i / z->out, i % z->out));
     }
     check_ok(bl_forward(z->a, z->tape, z->n, y.data, z->out, z->x.data, z->in, z->key));
-    check_ok(bl_backward(z->a, z->tape, z->n, NULL, 0, dy.data, z->out, z->x.data, z->in));
+    check_ok(
+        bl_backward(z->a, z->tape, z->n, NULL, 0, dy.data, z->out, z->x.data, z->in));
     mat_free(&y);
     mat_free(&dy);
 }

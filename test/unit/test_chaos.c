@@ -253,7 +253,8 @@ START_TEST(no_allocation)
                 mat         d = mat_random(opt.parameter_dtype, 50, in, in, 1);
                 double      r[8];
                 check_ok(bl_forward(a, tapes[m], 50, y.data, out, x.data, in, t));
-                check_ok(bl_backward(a, tapes[m], 50, d.data, in, y.data, out, x.data, in));
+                check_ok(
+                    bl_backward(a, tapes[m], 50, d.data, in, y.data, out, x.data, in));
                 check_ok(bl_adapter_copy_importance(a, r));
                 check_ok(bl_adapter_copy_norms(a, r));
                 mat_free(&x);

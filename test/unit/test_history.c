@@ -29,7 +29,8 @@ static void write_stamps(bl_adapter *a, int64_t t)
     check_ok(bl_group_touch(bl_adapter_get_group(a)));
 }
 
-static void check_rank(bl_adapter *a, int64_t rank, int64_t t, int64_t of, int32_t moments)
+static void check_rank(bl_adapter *a, int64_t rank, int64_t t, int64_t of,
+                       int32_t moments)
 {
     static const int32_t buffers[] = { BL_BUFFER_PARAMETERS, BL_BUFFER_M, BL_BUFFER_V };
     int64_t              now = bl_group_get_step(bl_adapter_get_group(a));
@@ -57,7 +58,9 @@ static const struct {
     { 10, 8, 1, 0, 3, 0 },   { 6, 2, 9, 2, 0, 1 },    { 5, 3, 4, 3, 100, -1 },
     { 10, 5, 7, 3, 12, -1 }, { 4, 1, 12, 1, -1, 1 },  { 1, 1, 0, -1, -1, 0 },
     { 2, 2, 1, 0, 1, -1 },   { 10, 2, 10, 10, 0, 0 }, { 7, 16, 1, 0, 20, -1 },
-    { 9, 3, 3, 0, 4, 0 }, /* ages 0 (not counted: same step, but before), 3, 6 */
+    { 9, 3, 3, 0, 4, 0 }, /* ages 0, 3, 6: of two that are as near, the older */
+    { 10, 3, 2, 1, 2, -1 },  { 10, 3, 2, 1, 4, -1 },  { 10, 4, 2, 1, 2, -1 },
+    { 10, 5, 2, 1, 6, -1 },  { 12, 7, 2, 1, 4, -1 },
 };
 
 #define CASES ((int) (sizeof cases / sizeof cases[0]))
@@ -108,7 +111,8 @@ START_TEST(ring)
                 int64_t dst = bl_plan_get_pruned(plan)[k];
                 int64_t src = bl_plan_get_sources(plan)[k];
                 int64_t found = -1;
-                for (int64_t e = count > opt.history_depth ? count - opt.history_depth : 0;
+                for (int64_t e = count > opt.history_depth ? count - opt.history_depth
+                                                           : 0;
                      e < count; e++) {
                     if (taken[e] <= born[src]) {
                         continue; /* it shows what was there before */

@@ -15,7 +15,8 @@ static char error[512];
 /* ===== Tiny models ======================================================== */
 
 struct shape {
-    int32_t dim, hidden, layers, heads, kv_heads, vocab, context; /* vocab < 0: own head */
+    int32_t dim, hidden, layers, heads, kv_heads, vocab,
+        context; /* vocab < 0: own head */
 };
 
 static const struct shape tied = { 12, 10, 3, 2, 1, 11, 8 };
@@ -295,8 +296,9 @@ static void check_decode(const struct shape *s, int with_adapters)
     ck_assert_int_eq(llama_pass_create(&pass, model, with_adapters ? &adapters : NULL, 1,
                                        N, 0, error, sizeof error),
                      0);
-    ck_assert_int_eq(llama_decoder_create(&decoder, model, with_adapters ? &adapters : NULL,
-                                          N, error, sizeof error),
+    ck_assert_int_eq(llama_decoder_create(&decoder, model,
+                                          with_adapters ? &adapters : NULL, N, error,
+                                          sizeof error),
                      0);
     ck_assert_int_eq(llama_forward(pass, 1, N, ids, targets, BL_NO_DROPOUT, &sum,
                                    &predicted, error, sizeof error),
@@ -467,7 +469,8 @@ START_TEST(wrong_calls_are_told)
     ck_assert_int_eq(llama_forward(pass, 2, 4, ids, targets, -1, &sum, &n, error, 512),
                      -1);
     targets[7] = 10;
-    ck_assert_int_eq(llama_forward(pass, 2, 4, ids, targets, -1, &sum, &n, error, 512), 0);
+    ck_assert_int_eq(llama_forward(pass, 2, 4, ids, targets, -1, &sum, &n, error, 512),
+                     0);
     ck_assert_int_eq(llama_backward(pass, 1, error, 512), 0);
     ck_assert_int_eq(llama_backward(pass, 1, error, 512), -1);
     llama_pass_free(pass);
@@ -582,7 +585,8 @@ START_TEST(the_story_is_llama2_c_s)
     snprintf(path[0], sizeof path[0], "%s/data/stories260K.bin", shared);
     snprintf(path[1], sizeof path[1], "%s/data/tok512.bin", shared);
     if (access(path[0], R_OK) != 0 || access(path[1], R_OK) != 0) {
-        printf("skipped: the_story_is_llama2_c_s: no %s (set BEAMLORA_SHARED)\n", path[0]);
+        printf("skipped: the_story_is_llama2_c_s: no %s (set BEAMLORA_SHARED)\n",
+               path[0]);
         return;
     }
     ck_assert_int_eq(llama_load_bin(&model, path[0], error, sizeof error), 0);

@@ -419,7 +419,21 @@ START_TEST(never)
     opt.history_phase = 50; /* first snapshot long after the first reallocation */
     opt.history_interval = 1000;
     ck_assert_int_eq(try_group(&opt), BL_E_OPTIONS);
+    opt.history_phase = 1010; /* the first of its steps is 10, that of the reallocation */
+    check_ok(try_group(&opt));
+    opt.history_phase = 11; /* one too late */
+    check_reason(&opt, "snapshot");
+    opt.history_phase = 0; /* 1000 */
+    check_reason(&opt, "snapshot");
     opt.expand = BL_EXPAND_CURRENT;
+    check_ok(try_group(&opt));
+    opt = default_options(BL_F32);
+    opt.p_curve = BL_CURVE_LINEAR;
+    opt.p_start = 0.9;
+    opt.p_end = 1;
+    opt.p_steps = 9; /* and reaches it at the first, t = 10 */
+    check_reason(&opt, "p is 1");
+    opt.p_steps = 10;
     check_ok(try_group(&opt));
 
     /* One module that can be pruned is enough. */

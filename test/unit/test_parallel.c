@@ -159,7 +159,8 @@ START_TEST(same_bits)
     memset(h, 0, sizeof h);
     for (int k = 0; k < 4; k++) {
         got[k] = train(_i, hosts[k], &h[k]);
-        ck_assert_msg(bytes_equal(&got[0], &got[k]), "host %d computes something else", k);
+        ck_assert_msg(bytes_equal(&got[0], &got[k]), "host %d computes something else",
+                      k);
         ck_assert_int_eq(h[k].tasks, h[0].tasks); /* cut the same way */
         ck_assert_int_eq(h[k].calls, h[0].calls);
     }

@@ -99,12 +99,12 @@ static char *read_bytes(const char *path, size_t *size)
 
 enum { MODULES = 3 };
 
-static const char *const names[MODULES] = {"model.layers.0.self_attn.q_proj",
-                                           "model.layers.0.mlp.up_proj",
-                                           "model.layers.10.self_attn.q_proj"};
-static const int64_t     ins[MODULES] = {6, 5, 9};
-static const int64_t     outs[MODULES] = {4, 7, 2};
-static const int64_t     ranks[MODULES] = {3, 2, 4};
+static const char *const names[MODULES] = { "model.layers.0.self_attn.q_proj",
+                                            "model.layers.0.mlp.up_proj",
+                                            "model.layers.10.self_attn.q_proj" };
+static const int64_t     ins[MODULES] = { 6, 5, 9 };
+static const int64_t     outs[MODULES] = { 4, 7, 2 };
+static const int64_t     ranks[MODULES] = { 3, 2, 4 };
 
 static bl_group *make_group(int32_t dtype, int32_t method, const int64_t *rank)
 {
@@ -175,7 +175,7 @@ START_TEST(round_trip)
     int32_t         method = _i & 2 ? BL_METHOD_LORA : BL_METHOD_BEAMLORA;
     int64_t         rows[MODULES][8];
     const int64_t  *orders[MODULES];
-    int64_t         roomy[MODULES] = {8, 8, 8};
+    int64_t         roomy[MODULES] = { 8, 8, 8 };
     bl_peft_options opt;
     fill_orders(rows, orders);
     io_ok(bl_peft_options_init(&opt, sizeof opt));
@@ -300,8 +300,8 @@ END_TEST
 /* A folder with one module "m.q" of rank 2, in 3, out 2, and this configuration. */
 static void make_adapter_files(const char *config, const char *extra)
 {
-    static const float a[] = {1, 2, 3, 4, 5, 6};
-    static const float b[] = {1, -1, 0.5f, 2};
+    static const float a[] = { 1, 2, 3, 4, 5, 6 };
+    static const float b[] = { 1, -1, 0.5f, 2 };
     bl_array           arrays[3];
     memset(arrays, 0, sizeof arrays);
     strcpy(arrays[0].name, "base_model.model.m.q.lora_A.weight");
@@ -328,45 +328,47 @@ static void make_adapter_files(const char *config, const char *extra)
 START_TEST(config_refused)
 {
     static const char *const cases[][2] = {
-        {"", "line 1"},
-        {"{", "line 1"},
-        {"[1]", "is no JSON object"},
-        {"{\"r\":2}", "peft_type is missing"},
-        {"{\"peft_type\":\"ADALORA\",\"r\":2}", "peft_type is ADALORA"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"r\":2}", "duplicate"},
-        {"{\"peft_type\":\"LORA\"}", "lora_A has rank 2, adapter_config.json says 8"},
-        {"{\"peft_type\":\"LORA\",\"r\":0}", "r is no integer in 1.."},
-        {"{\"peft_type\":\"LORA\",\"r\":-2}", "r is no integer in 1.."},
-        {"{\"peft_type\":\"LORA\",\"r\":2.0}", "r is no integer in 1.."},
-        {"{\"peft_type\":\"LORA\",\"r\":99999999999}", "r is no integer in 1.."},
-        {"{\"peft_type\":\"LORA\",\"r\":\"2\"}", "r is no integer in 1.."},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":\"4\"}",
-         "lora_alpha is no number"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":null}",
-         "lora_alpha is no number"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":NaN}", "line 1"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"use_rslora\":1}", "use_rslora is no boolean"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}", "use_dora is set"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":\"no\"}", "use_dora is set"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"use_beamlora\":true}", "use_beamlora is set"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"bias\":\"all\"}", "bias is all"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"modules_to_save\":[\"lm_head\"]}",
-         "modules_to_save is set"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"init_lora_weights\":\"pissa\"}",
-         "init_lora_weights is pissa"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":[3]}", "rank_pattern is no"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\":true}}",
-         "q is no integer"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"(q|k)\":2}}",
-         "key (q|k) is a regular expression"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"\":2}}",
-         "regular expression"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\\\\\":2}}",
-         "regular expression"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\":3}}",
-         "adapter_config.json says 3"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"alpha_pattern\":{\"q\":[]}}",
-         "q is no number"},
+        { "", "line 1" },
+        { "{", "line 1" },
+        { "[1]", "is no JSON object" },
+        { "{\"r\":2}", "peft_type is missing" },
+        { "{\"peft_type\":\"ADALORA\",\"r\":2}", "peft_type is ADALORA" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"r\":2}", "duplicate" },
+        { "{\"peft_type\":\"LORA\"}", "lora_A has rank 2, adapter_config.json says 8" },
+        { "{\"peft_type\":\"LORA\",\"r\":0}", "r is no integer in 1.." },
+        { "{\"peft_type\":\"LORA\",\"r\":-2}", "r is no integer in 1.." },
+        { "{\"peft_type\":\"LORA\",\"r\":2.0}", "r is no integer in 1.." },
+        { "{\"peft_type\":\"LORA\",\"r\":99999999999}", "r is no integer in 1.." },
+        { "{\"peft_type\":\"LORA\",\"r\":\"2\"}", "r is no integer in 1.." },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":\"4\"}",
+          "lora_alpha is no number" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":null}",
+          "lora_alpha is no number" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":NaN}", "line 1" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_rslora\":1}",
+          "use_rslora is no boolean" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}", "use_dora is set" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":\"no\"}", "use_dora is set" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_beamlora\":true}",
+          "use_beamlora is set" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"bias\":\"all\"}", "bias is all" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"modules_to_save\":[\"lm_head\"]}",
+          "modules_to_save is set" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"init_lora_weights\":\"pissa\"}",
+          "init_lora_weights is pissa" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":[3]}", "rank_pattern is no" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\":true}}",
+          "q is no integer" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"(q|k)\":2}}",
+          "key (q|k) is a regular expression" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"\":2}}",
+          "regular expression" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\\\\\":2}}",
+          "regular expression" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"rank_pattern\":{\"q\":3}}",
+          "adapter_config.json says 3" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"alpha_pattern\":{\"q\":[]}}",
+          "q is no number" },
     };
     if (_i < (int) (sizeof cases / sizeof cases[0])) {
         bl_peft *peft = NULL;
@@ -387,26 +389,26 @@ START_TEST(config_scales)
         const char *rest;
         double      scale;
     } cases[] = {
-        {"", 4},
-        {",\"lora_alpha\":3", 1.5},
-        {",\"lora_alpha\":2.5", 1.25},
-        {",\"lora_alpha\":3,\"use_rslora\":true", 2.1213203435596424},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"q\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"m.q\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"m\\\\.q\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"^m.q\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"..q\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"m\\\\..\":8}", 4},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"^q\":8}", 1.5},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"m\":8}", 1.5},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\".q\":8}", 1.5},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"x.m.q\":8}", 1.5},
-        {",\"lora_alpha\":3,\"alpha_pattern\":{\"z\":9,\"m.q\":8,\"q\":7}", 4},
-        {",\"lora_alpha\":3,\"rank_pattern\":{\"z\":9,\"q\":2}", 1.5},
-        {",\"use_dora\":false,\"bias\":\"none\",\"modules_to_save\":null,\"new_key\":[1],"
-         "\"rank_pattern\":{},\"init_lora_weights\":true,\"target_modules\":\"all-"
-         "linear\"",
-         4},
+        { "", 4 },
+        { ",\"lora_alpha\":3", 1.5 },
+        { ",\"lora_alpha\":2.5", 1.25 },
+        { ",\"lora_alpha\":3,\"use_rslora\":true", 2.1213203435596424 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"q\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"m.q\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"m\\\\.q\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"^m.q\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"..q\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"m\\\\..\":8}", 4 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"^q\":8}", 1.5 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"m\":8}", 1.5 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\".q\":8}", 1.5 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"x.m.q\":8}", 1.5 },
+        { ",\"lora_alpha\":3,\"alpha_pattern\":{\"z\":9,\"m.q\":8,\"q\":7}", 4 },
+        { ",\"lora_alpha\":3,\"rank_pattern\":{\"z\":9,\"q\":2}", 1.5 },
+        { ",\"use_dora\":false,\"bias\":\"none\",\"modules_to_save\":null,\"new_key\":[1],"
+          "\"rank_pattern\":{},\"init_lora_weights\":true,\"target_modules\":\"all-"
+          "linear\"",
+          4 },
     };
     char config[1024];
     if (_i < (int) (sizeof cases / sizeof cases[0])) {
@@ -430,14 +432,14 @@ END_TEST
 START_TEST(tensors_refused)
 {
     static const char *const cases[][2] = {
-        {"base_model.model.m.q.lora_gate", "lora_gate is no base_model.model."},
-        {"base_model.model.m.q.lora_magnitude_vector", "lora_magnitude_vector is no"},
-        {"base_model.model.m.q.lora_B.bias", "lora_B.bias is no"},
-        {"base_model.model.e.lora_embedding_A", "lora_embedding_A is no"},
-        {"m.k.lora_A.weight", "m.k.lora_A.weight is no"},
-        {"base_model.model.lora_A.weight", "is no"},
-        {"base_model.model.m.k.lora_A.weight", "has no partner lora_B"},
-        {"base_model.model.m.k.lora_B.weight", "has no partner lora_A"},
+        { "base_model.model.m.q.lora_gate", "lora_gate is no base_model.model." },
+        { "base_model.model.m.q.lora_magnitude_vector", "lora_magnitude_vector is no" },
+        { "base_model.model.m.q.lora_B.bias", "lora_B.bias is no" },
+        { "base_model.model.e.lora_embedding_A", "lora_embedding_A is no" },
+        { "m.k.lora_A.weight", "m.k.lora_A.weight is no" },
+        { "base_model.model.lora_A.weight", "is no" },
+        { "base_model.model.m.k.lora_A.weight", "has no partner lora_B" },
+        { "base_model.model.m.k.lora_B.weight", "has no partner lora_A" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         bl_peft *peft = NULL;
@@ -495,8 +497,8 @@ static void load_refused(const bl_peft *peft, bl_group *group, const bl_peft_opt
 
 START_TEST(load_refuses)
 {
-    static const int64_t        twice[] = {1, 1}, outside[] = {0, 2};
-    static const int64_t *const bad_orders[][1] = {{twice}, {outside}};
+    static const int64_t        twice[] = { 1, 1 }, outside[] = { 0, 2 };
+    static const int64_t *const bad_orders[][1] = { { twice }, { outside } };
     bl_peft                    *peft = NULL;
     bl_peft_options             opt;
     make_adapter_files("{\"peft_type\":\"LORA\",\"r\":2}", NULL);
@@ -526,7 +528,7 @@ START_TEST(load_refuses)
     opt.dtype = BL_F32;
     opt.size = 8;
     load_refused(peft, group, &opt, BL_E_OPTIONS, "size is 8");
-    static const uint8_t mask[] = {1, 0, 1, 1};
+    static const uint8_t mask[] = { 1, 0, 1, 1 };
     check_ok(bl_adapter_set_mask(bl_group_get_adapter(group, 0), mask));
     load_refused(peft, group, NULL, BL_E_STATE, "rank 1 is silenced");
     check_ok(bl_adapter_set_mask(bl_group_get_adapter(group, 0), NULL));
@@ -544,11 +546,11 @@ END_TEST
 /* The numbers, by hand: scale 4 / 2 = 2, more rank than the file has. */
 START_TEST(load_values)
 {
-    static const double         want[] = {2 * (1 * 1 + -1 * 4),  2 * (1 * 2 + -1 * 5),
-                                          2 * (1 * 3 + -1 * 6),  2 * (0.5 * 1 + 2 * 4),
-                                          2 * (0.5 * 2 + 2 * 5), 2 * (0.5 * 3 + 2 * 6)};
-    static const int64_t        swap[] = {1, 0};
-    static const int64_t *const orders[] = {swap};
+    static const double         want[] = { 2 * (1 * 1 + -1 * 4),  2 * (1 * 2 + -1 * 5),
+                                           2 * (1 * 3 + -1 * 6),  2 * (0.5 * 1 + 2 * 4),
+                                           2 * (0.5 * 2 + 2 * 5), 2 * (0.5 * 3 + 2 * 6) };
+    static const int64_t        swap[] = { 1, 0 };
+    static const int64_t *const orders[] = { swap };
     bl_peft                    *peft = NULL;
     bl_peft_options             opt;
     make_adapter_files("{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4}", NULL);
@@ -574,9 +576,9 @@ END_TEST
 
 START_TEST(load_nonfinite)
 {
-    static const double a[] = {1, 2, 3, 4, 5, 1e300};
-    static const double b[] = {1, -1, (double) INFINITY, 2};
-    static const double fine[] = {1, -1, 1, 2};
+    static const double a[] = { 1, 2, 3, 4, 5, 1e300 };
+    static const double b[] = { 1, -1, (double) INFINITY, 2 };
+    static const double fine[] = { 1, -1, 1, 2 };
     bl_peft            *peft = NULL;
     bl_array            arrays[2];
     memset(arrays, 0, sizeof arrays);
@@ -595,7 +597,7 @@ START_TEST(load_nonfinite)
     for (int k = 0; k < 2; k++) {
         arrays[0].data = k == 0 ? a : (const double *) fine;
         arrays[1].data = b;
-        double wide[6] = {1, 2, 3, 4, 5, 6};
+        double wide[6] = { 1, 2, 3, 4, 5, 6 };
         if (k == 1) {
             arrays[0].data = wide;
         }
@@ -616,8 +618,8 @@ END_TEST
 
 START_TEST(save_refuses)
 {
-    static const int64_t        twice[] = {0, 0, 1, 2};
-    static const int64_t *const orders[] = {twice, NULL, NULL};
+    static const int64_t        twice[] = { 0, 0, 1, 2 };
+    static const int64_t *const orders[] = { twice, NULL, NULL };
     struct {
         bl_peft_options opt;
         char            later[16];

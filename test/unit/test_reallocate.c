@@ -63,7 +63,8 @@ static world make_world(const bl_options *opt)
             ck_assert_ptr_nonnull(w.attached[k]);
             memset(w.attached[k], 0, size);
             check_ok(bl_group_attach(w.group, k ? "second" : "first", w.attached[k],
-                                     k ? BL_FRESH_MEAN : BL_FRESH_ZERO, &w.buffers[1 + k]));
+                                     k ? BL_FRESH_MEAN : BL_FRESH_ZERO,
+                                     &w.buffers[1 + k]));
         }
     }
     return w;
@@ -558,7 +559,8 @@ END_TEST
 static int is_pruned(const bl_plan *plan, int64_t module, int64_t rank)
 {
     for (int64_t k = 0; k < bl_plan_get_count(plan); k++) {
-        if (bl_plan_get_modules(plan)[k] == module && bl_plan_get_pruned(plan)[k] == rank &&
+        if (bl_plan_get_modules(plan)[k] == module &&
+            bl_plan_get_pruned(plan)[k] == rank &&
             bl_plan_get_actions(plan)[k] != BL_ACTION_SKIP) {
             return 1;
         }
@@ -601,7 +603,8 @@ static void carry_out(const world *w, const bl_options *opt, const content *befo
                     }
                 } else if (b == 0 || opt->moments == BL_MOMENTS_COPY) {
                     const content *from = act == BL_ACTION_HISTORY ? snapshot : before;
-                    memcpy(to, from->at[m][b][t] + src * cols, (size_t) cols * sizeof *to);
+                    memcpy(to, from->at[m][b][t] + src * cols,
+                           (size_t) cols * sizeof *to);
                 } else if (opt->moments == BL_MOMENTS_ZERO) {
                     memset(to, 0, (size_t) cols * sizeof *to);
                 }

@@ -160,10 +160,10 @@ END_TEST
 
 START_TEST(vectors_refused)
 {
-    static const unsigned char huge[] = {0x3c, 0, 0, 0, 0, 0xff, 0xff, 0xff};
-    static const unsigned char bare[] = {0x3c, 0, 0, 0, 0, 0, 0, 0};
-    static const unsigned char text[] = {1, 0, 0, 0, 0, 0, 0, 0, 0xff};
-    static const unsigned char none[] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const unsigned char huge[] = { 0x3c, 0, 0, 0, 0, 0xff, 0xff, 0xff };
+    static const unsigned char bare[] = { 0x3c, 0, 0, 0, 0, 0, 0, 0 };
+    static const unsigned char text[] = { 1, 0, 0, 0, 0, 0, 0, 0, 0xff };
+    static const unsigned char none[] = { 0, 0, 0, 0, 0, 0, 0, 0 };
     refuse(VECTOR_1, 20, "tensors take 16 bytes, the file has 20");
     refuse(VECTOR_1, 14, "tensors take 16 bytes, the file has 14");
     refuse_bytes(huge, sizeof huge, "at most 100000000");
@@ -208,45 +208,46 @@ END_TEST
 START_TEST(malformed)
 {
     static const char *const headers[][2] = {
-        {"[]", "no JSON object"},
-        {"{\"t\":1}", "no JSON object"},
-        {"{\"t\":{\"shape\":[1],\"data_offsets\":[0,4]}}", "dtype is missing"},
-        {"{\"t\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,4]}}",
-         "dtype is missing"},
-        {"{" ENTRY("t", "F33", "[1]", "0", "4") "}", "dtype F33 is unknown"},
-        {"{" ENTRY("t", "f32", "[1]", "0", "4") "}", "dtype f32 is unknown"},
-        {"{\"t\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", "shape is missing"},
-        {"{" ENTRY("t", "F32", "{}", "0", "4") "}", "shape is missing"},
-        {"{" ENTRY("t", "F32", "[-1]", "0", "4") "}", "shape holds what is no size"},
-        {"{" ENTRY("t", "F32", "[1.0]", "0", "4") "}", "shape holds what is no size"},
-        {"{" ENTRY("t", "F32", "[1e0]", "0", "4") "}", "shape holds what is no size"},
-        {"{" ENTRY("t", "F32", "[\"1\"]", "0", "4") "}", "shape holds what is no size"},
-        {"{" ENTRY("t", "F32", "[true]", "0", "4") "}", "shape holds what is no size"},
-        {"{" ENTRY("t", "F32", "[1,1,1,1,1,1,1,1,1]", "0", "4") "}", "8 dimensions"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1]}}", "data_offsets is not two"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", "not two"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}", "not two"},
-        {"{" ENTRY("t", "F32", "[1]", "-4", "0") "}", "data_offsets is not two"},
-        {"{" ENTRY("t", "F32", "[1]", "0", "4.0") "}", "data_offsets is not two"},
-        {"{" ENTRY("t", "F32", "[1]", "4", "0") "}", "ends before it begins"},
-        {"{" ENTRY("t", "F4", "[1]", "0", "0") "}", "whole bytes"},
-        {"{" ENTRY("t", "F6_E2M3", "[3]", "0", "2") "}", "whole bytes"},
-        {"{" ENTRY("a", "U8", "[2]", "0", "2") "," ENTRY("b", "U8", "[1]", "3", "4") "}",
-         "hole"},
-        {"{" ENTRY("a", "U8", "[3]", "0", "3") "," ENTRY("b", "U8", "[2]", "2", "4") "}",
-         "overlap"},
-        {"{" ENTRY("a", "U8", "[3]", "1", "4") "}", "begins at 1, must begin at 0"},
-        {"{" ENTRY("a", "U8", "[2]", "0", "2") "," ENTRY("a", "U8", "[2]", "2", "4") "}",
-         "duplicate"},
-        {"{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}"
-         "}",
-         "duplicate"},
-        {"{" ENTRY("a\\u0000b", "F32", "[1]", "0", "4") "}", "\\u0000"},
-        {"{" ENTRY("\\ud800", "F32", "[1]", "0", "4") "}", "Unicode"},
-        {"{\"__metadata__\":{\"k\":1}}", "__metadata__ k is no string"},
-        {"{\"__metadata__\":[]}", "__metadata__ is no JSON object"},
-        {"{} x", "end of file expected"},
-        {"{" ENTRY("a\\nb", "F33", "[1]", "0", "4") "}", "tensor a?b: dtype"},
+        { "[]", "no JSON object" },
+        { "{\"t\":1}", "no JSON object" },
+        { "{\"t\":{\"shape\":[1],\"data_offsets\":[0,4]}}", "dtype is missing" },
+        { "{\"t\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,4]}}",
+          "dtype is missing" },
+        { "{" ENTRY("t", "F33", "[1]", "0", "4") "}", "dtype F33 is unknown" },
+        { "{" ENTRY("t", "f32", "[1]", "0", "4") "}", "dtype f32 is unknown" },
+        { "{\"t\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", "shape is missing" },
+        { "{" ENTRY("t", "F32", "{}", "0", "4") "}", "shape is missing" },
+        { "{" ENTRY("t", "F32", "[-1]", "0", "4") "}", "shape holds what is no size" },
+        { "{" ENTRY("t", "F32", "[1.0]", "0", "4") "}", "shape holds what is no size" },
+        { "{" ENTRY("t", "F32", "[1e0]", "0", "4") "}", "shape holds what is no size" },
+        { "{" ENTRY("t", "F32", "[\"1\"]", "0", "4") "}", "shape holds what is no size" },
+        { "{" ENTRY("t", "F32", "[true]", "0", "4") "}", "shape holds what is no size" },
+        { "{" ENTRY("t", "F32", "[1,1,1,1,1,1,1,1,1]", "0", "4") "}", "8 dimensions" },
+        { "{\"t\":{\"dtype\":\"F32\",\"shape\":[1]}}", "data_offsets is not two" },
+        { "{\"t\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", "not two" },
+        { "{\"t\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}",
+          "not two" },
+        { "{" ENTRY("t", "F32", "[1]", "-4", "0") "}", "data_offsets is not two" },
+        { "{" ENTRY("t", "F32", "[1]", "0", "4.0") "}", "data_offsets is not two" },
+        { "{" ENTRY("t", "F32", "[1]", "4", "0") "}", "ends before it begins" },
+        { "{" ENTRY("t", "F4", "[1]", "0", "0") "}", "whole bytes" },
+        { "{" ENTRY("t", "F6_E2M3", "[3]", "0", "2") "}", "whole bytes" },
+        { "{" ENTRY("a", "U8", "[2]", "0", "2") "," ENTRY("b", "U8", "[1]", "3", "4") "}",
+          "hole" },
+        { "{" ENTRY("a", "U8", "[3]", "0", "3") "," ENTRY("b", "U8", "[2]", "2", "4") "}",
+          "overlap" },
+        { "{" ENTRY("a", "U8", "[3]", "1", "4") "}", "begins at 1, must begin at 0" },
+        { "{" ENTRY("a", "U8", "[2]", "0", "2") "," ENTRY("a", "U8", "[2]", "2", "4") "}",
+          "duplicate" },
+        { "{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}"
+          "}",
+          "duplicate" },
+        { "{" ENTRY("a\\u0000b", "F32", "[1]", "0", "4") "}", "\\u0000" },
+        { "{" ENTRY("\\ud800", "F32", "[1]", "0", "4") "}", "Unicode" },
+        { "{\"__metadata__\":{\"k\":1}}", "__metadata__ k is no string" },
+        { "{\"__metadata__\":[]}", "__metadata__ is no JSON object" },
+        { "{} x", "end of file expected" },
+        { "{" ENTRY("a\\nb", "F33", "[1]", "0", "4") "}", "tensor a?b: dtype" },
     };
     const char *const *header = headers[_i];
     if (_i < (int) (sizeof headers / sizeof headers[0])) {
@@ -355,15 +356,16 @@ END_TEST
 /* Data at an odd address, 8 dtypes' special values, rows with padding. */
 START_TEST(conversions)
 {
-    static const uint16_t half[] = {0x0000, 0x8000, 0x0001, 0x03ff, 0x0400, 0x3c00,
-                                    0xc000, 0x7bff, 0x7c00, 0xfc00, 0x7e00, 0x3555};
+    static const uint16_t half[] = { 0x0000, 0x8000, 0x0001, 0x03ff, 0x0400, 0x3c00,
+                                     0xc000, 0x7bff, 0x7c00, 0xfc00, 0x7e00, 0x3555 };
     static const double   half_values[] = {
-          0.0,          -0.0,          0x1p-24, 1023 * 0x1p-24,    0x1p-14,
-          1.0,          -2.0,          65504.0, (double) INFINITY, (double) -INFINITY,
-          (double) NAN, 1365 * 0x1p-12};
-    static const uint16_t brain[] = {0x3f80, 0xc000, 0x0001, 0x7f7f, 0x7f80, 0x7fc0};
+          0.0,  -0.0,    0x1p-24,           1023 * 0x1p-24,     0x1p-14,      1.0,
+          -2.0, 65504.0, (double) INFINITY, (double) -INFINITY, (double) NAN, 1365 * 0x1p-12
+    };
+    static const uint16_t brain[] = { 0x3f80, 0xc000, 0x0001, 0x7f7f, 0x7f80, 0x7fc0 };
     static const double   brain_values[] = {
-          1.0, -2.0, 0x1p-133, 255 * 0x1p120, (double) INFINITY, (double) NAN};
+          1.0, -2.0, 0x1p-133, 255 * 0x1p120, (double) INFINITY, (double) NAN
+    };
     size_t         size;
     unsigned char *raw = image("{" ENTRY("h", "F16", "[2,6]", "0", "24") "," ENTRY(
                                    "b", "BF16", "[2,1,3]", "24", "36") "}   ",
@@ -427,12 +429,12 @@ static bl_array array_of(const char *name, int32_t dtype, int32_t dims, int64_t 
 
 START_TEST(round_trip)
 {
-    static const float    f32[] = {1, -2.5f, 3e-30f, 0, 5, 6};
-    static const double   f64[] = {1.0 / 3, -1e300};
-    static const int64_t  i64[] = {INT64_MIN, 7, INT64_MAX};
-    static const uint8_t  u8[] = {0, 255, 3};
-    static const uint16_t bits[] = {0x3c00, 0x7fff};
-    const char *const     metadata[] = {"format", "pt", "k\"\\\n", "\xc3\xa4", NULL};
+    static const float    f32[] = { 1, -2.5f, 3e-30f, 0, 5, 6 };
+    static const double   f64[] = { 1.0 / 3, -1e300 };
+    static const int64_t  i64[] = { INT64_MIN, 7, INT64_MAX };
+    static const uint8_t  u8[] = { 0, 255, 3 };
+    static const uint16_t bits[] = { 0x3c00, 0x7fff };
+    const char *const     metadata[] = { "format", "pt", "k\"\\\n", "\xc3\xa4", NULL };
     const bl_array        arrays[] = {
                array_of("u8", BL_U8, 1, 3, 0, u8),
                array_of("b", BL_F32, 2, 2, 3, f32),
@@ -443,10 +445,11 @@ START_TEST(round_trip)
                array_of("f16", BL_F16, 1, 2, 0, bits),
                array_of("none", BL_F32, 2, 0, 5, NULL),
     };
-    static const char *const order[] = {
-        "i64", "f64", "a \"quoted\\\" \xc3\xa4", "b", "none", "bf16", "f16", "u8"};
-    static const size_t sizes[] = {24, 16, 24, 24, 0, 4, 4, 3};
-    const void *const   data[] = {i64, f64, f32, f32, NULL, bits, bits, u8};
+    static const char *const order[] = { "i64", "f64",  "a \"quoted\\\" \xc3\xa4",
+                                         "b",   "none", "bf16",
+                                         "f16", "u8" };
+    static const size_t      sizes[] = { 24, 16, 24, 24, 0, 4, 4, 3 };
+    const void *const        data[] = { i64, f64, f32, f32, NULL, bits, bits, u8 };
 
     make_folder();
     io_ok(bl_safetensors_write(path_to("x"), arrays, 8, metadata));
@@ -501,17 +504,17 @@ END_TEST
 
 START_TEST(write_refused)
 {
-    static const float f32[] = {1, 2};
-    const char        *odd[] = {"key", NULL};
-    const char        *twice[] = {"key", "a", "key", "b", NULL};
-    bl_array           good[] = {array_of("a", BL_F32, 1, 2, 0, f32),
-                                 array_of("b", BL_F32, 1, 2, 0, f32)};
+    static const float f32[] = { 1, 2 };
+    const char        *odd[] = { "key", NULL };
+    const char        *twice[] = { "key", "a", "key", "b", NULL };
+    bl_array           good[] = { array_of("a", BL_F32, 1, 2, 0, f32),
+                                  array_of("b", BL_F32, 1, 2, 0, f32) };
     make_folder();
     write_file(path_to("x"), "old", 3);
 
 #define REFUSED(change, code, part)                                                      \
     do {                                                                                 \
-        bl_array bad[2] = {good[0], good[1]};                                            \
+        bl_array bad[2] = { good[0], good[1] };                                          \
         change;                                                                          \
         io_fails(bl_safetensors_write(path_to("x"), bad, 2, NULL), code, part);          \
     } while (0)

@@ -349,7 +349,8 @@ START_TEST(damage)
         unsigned char bit = (unsigned char) (1u << (i % 8));
         blob.data[i] ^= bit;
         int rc = bl_group_load(target.group, blob.data, blob.size);
-        ck_assert_msg(rc == BL_E_FORMAT || rc == BL_E_VERSION, "byte %d: %d", (int) i, rc);
+        ck_assert_msg(rc == BL_E_FORMAT || rc == BL_E_VERSION, "byte %d: %d", (int) i,
+                      rc);
         blob.data[i] ^= bit;
     }
     for (size_t n = 0; n < blob.size; n += n < 200 ? 1 : 37) {

@@ -356,7 +356,8 @@ START_TEST(attaching)
     ck_assert_ptr_eq(view.data, two);
     ck_assert_int_eq(view.cols, all.cols);
     bl_view b = view_of(a, BL_TENSOR_B, first), pb = view_of(a, BL_TENSOR_B, 0);
-    ck_assert_int_eq((char *) b.data - (char *) one, (char *) pb.data - (char *) all.data);
+    ck_assert_int_eq((char *) b.data - (char *) one,
+                     (char *) pb.data - (char *) all.data);
     check_ok(bl_group_tick(gr));
     check_fails(bl_group_attach(gr, "late", two, 0, NULL), BL_E_STATE);
     bl_adapter_free(a);
