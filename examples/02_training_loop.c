@@ -181,8 +181,8 @@ int main(void)
 
     for (int l = 0; l < LAYERS; l++) {
         spec[l].size = sizeof spec[l];
-        spec[l].in = width[l];
-        spec[l].out = width[l + 1];
+        spec[l].in_features = width[l];
+        spec[l].out_features = width[l + 1];
     }
 
     const double lr = 0.01;

@@ -94,8 +94,8 @@ int main(void)
     bl_group  *group;
 
     spec.size = sizeof spec;
-    spec.in = IN;
-    spec.out = OUT;
+    spec.in_features = IN;
+    spec.out_features = OUT;
     check(bl_options_init(&opt, sizeof opt));
     opt.optimizer = BL_OPTIMIZER_HOST;
     opt.rank = 4;

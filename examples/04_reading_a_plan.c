@@ -84,7 +84,7 @@ int main(void)
 
     for (int l = 0; l < LAYERS; l++) {
         spec[l].size = sizeof spec[l];
-        spec[l].in = spec[l].out = WIDTH;
+        spec[l].in_features = spec[l].out_features = WIDTH;
         spec[l].name = l == 0 ? "first" : "second";
     }
     check(bl_options_init(&opt, sizeof opt));

@@ -35,7 +35,7 @@ static bl_group *create_group(void)
     bl_group  *group;
 
     spec.size = sizeof spec;
-    spec.in = spec.out = WIDTH;
+    spec.in_features = spec.out_features = WIDTH;
     check(bl_options_init(&opt, sizeof opt));
     opt.dropout = 0.1;
     opt.seed = 42;

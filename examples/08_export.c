@@ -57,8 +57,8 @@ static bl_group *train(void)
     bl_tape   *tape;
 
     spec.size = sizeof spec;
-    spec.in = IN;
-    spec.out = OUT;
+    spec.in_features = IN;
+    spec.out_features = OUT;
     spec.name = "model.layers.0.mlp.up_proj"; /* its path in the model, as PEFT has it */
     check(bl_options_init(&opt, sizeof opt));
     opt.total_steps = STEPS;
@@ -102,8 +102,8 @@ static bl_group *open_group(const char *dir)
         check_io(bl_peft_get_module(peft, i, &module));
         spec[i].size = sizeof spec[i];
         spec[i].name = module.name;
-        spec[i].in = module.in;
-        spec[i].out = module.out;
+        spec[i].in_features = module.in_features;
+        spec[i].out_features = module.out_features;
         spec[i].rank = module.rank;
     }
 

@@ -56,7 +56,7 @@ static int64_t create(struct replica *replica)
 
     for (int l = 0; l < LAYERS; l++) {
         spec[l].size = sizeof spec[l];
-        spec[l].in = spec[l].out = WIDTH;
+        spec[l].in_features = spec[l].out_features = WIDTH;
     }
     check(bl_options_init(&opt, sizeof opt));
     opt.seed = 7;

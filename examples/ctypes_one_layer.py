@@ -31,7 +31,7 @@ class Options(ctypes.Structure):
         ("p_curve", c_int32), ("scope", c_int32),
         ("p_steps", c_int64),
         ("crossing", c_int32), ("importance", c_int32),
-        ("select", c_int32), ("reserved", c_int32),
+        ("selection", c_int32), ("reserved", c_int32),
         ("fixed_count", c_int64),
         ("max_prune_fraction", c_double), ("idle", c_double),
         ("expand", c_int32), ("moments", c_int32),

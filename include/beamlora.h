@@ -290,7 +290,7 @@ typedef struct bl_options {
     /* which ranks go */
     int32_t crossing;           /* bl_crossing; default BL_CROSSING_KEPT */
     int32_t importance;         /* bl_importance; default BL_IMPORTANCE_SCORE */
-    int32_t select;             /* bl_select; default BL_SELECT_LOWEST */
+    int32_t selection;          /* bl_select; default BL_SELECT_LOWEST */
     int32_t reserved;           /* 0 */
     int64_t fixed_count;        /* ablation: ranks per module; 0 (default): Top-P */
     double  max_prune_fraction; /* in [0, 1], of a module's r; default 0.5 */
@@ -337,11 +337,11 @@ BL_API int bl_options_preset(bl_options *opt, int32_t preset);
 
 /** One adapter of a group: where a field is 0 or NULL the group's option holds. */
 typedef struct bl_spec {
-    size_t      size;     /* sizeof(bl_spec) as the caller knows it */
-    int64_t     in;       /* input features, 1..INT_MAX */
-    int64_t     out;      /* output features, 1..INT_MAX */
-    int64_t     rank;     /* 0: options' rank */
-    double      alpha;    /* 0: options' alpha */
+    size_t      size;         /* sizeof(bl_spec) as the caller knows it */
+    int64_t     in_features;  /* input features, 1..INT_MAX */
+    int64_t     out_features; /* output features, 1..INT_MAX */
+    int64_t     rank;         /* 0: options' rank */
+    double      alpha;        /* 0: options' alpha */
     const char *name;     /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
     int32_t     frozen;   /* 1: passes gradients on to dx, has none itself */
     int32_t     reserved; /* 0 */
@@ -393,7 +393,7 @@ BL_API int  bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
 BL_API void bl_group_free(bl_group *group);
 
 /** Create one adapter, in a group of its own. As bl_group_create. Since 0.1. */
-BL_API int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
+BL_API int bl_adapter_create(bl_adapter **out, int64_t in_features, int64_t out_features,
                              const bl_options *opt);
 
 /** Free an adapter made by bl_adapter_create; does nothing to one of bl_group_create. */

@@ -205,12 +205,12 @@ typedef struct bl_peft bl_peft; /* an open adapter directory */
 
 /** A module of an adapter directory; name is borrowed from it. */
 typedef struct bl_peft_module {
-    const char *name; /* without "base_model.model.": "model.layers.0.mlp.up_proj" */
-    int64_t     in;   /* A [rank, in]   B [out, rank]                              */
-    int64_t     out;
-    int64_t     rank;
-    double      scale; /* lora_alpha / rank, or over sqrt(rank) with use_rslora     */
-    int64_t     reserved[4]; /* 0                                                   */
+    const char *name;    /* without "base_model.model.": "model.layers.0.mlp.up_proj" */
+    int64_t in_features; /* A [rank, in]   B [out, rank]                              */
+    int64_t out_features;
+    int64_t rank;
+    double  scale;       /* lora_alpha / rank, or over sqrt(rank) with use_rslora     */
+    int64_t reserved[4]; /* 0                                                   */
 } bl_peft_module;
 
 /**

@@ -128,15 +128,16 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
             return rc;
         }
         /* Each of these products is below 2^62, so only the sums need watching. */
-        const int64_t wide = spec.in > spec.out ? spec.in : spec.out;
-        const int64_t all = segment(spec.rank * spec.in, sizes->bytes) / 2 +
-                            segment(spec.rank * spec.out, sizes->bytes) / 2;
+        const int64_t wide =
+            spec.in_features > spec.out_features ? spec.in_features : spec.out_features;
+        const int64_t all = segment(spec.rank * spec.in_features, sizes->bytes) / 2 +
+                            segment(spec.rank * spec.out_features, sizes->bytes) / 2;
         if (all > INT64_MAX / 128 || sizes->elements > INT64_MAX / 128) {
             return bl__fail(BL_E_RANGE, "spec %lld makes the group larger than memory",
                             (long long) i);
         }
-        sizes->elements += segment(spec.rank * spec.in, sizes->bytes) +
-                           segment(spec.rank * spec.out, sizes->bytes) +
+        sizes->elements += segment(spec.rank * spec.in_features, sizes->bytes) +
+                           segment(spec.rank * spec.out_features, sizes->bytes) +
                            (scores ? segment(spec.rank, sizes->bytes) : 0);
         sizes->ranks += spec.rank;
         sizes->largest_rank =
@@ -185,15 +186,15 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         bl_adapter *const adapter = &group->adapters[i];
         adapter->group = group;
         adapter->index = i;
-        adapter->in = spec.in;
-        adapter->out = spec.out;
+        adapter->in = spec.in_features;
+        adapter->out = spec.out_features;
         adapter->rank = spec.rank;
         adapter->scaling = o->scaling == BL_SCALING_RSLORA
                                ? spec.alpha / sqrt((double) spec.rank)
                                : spec.alpha / (double) spec.rank;
         adapter->a = offset;
-        adapter->b = adapter->a + segment(spec.rank * spec.in, bytes);
-        adapter->s = adapter->b + segment(spec.rank * spec.out, bytes);
+        adapter->b = adapter->a + segment(spec.rank * spec.in_features, bytes);
+        adapter->s = adapter->b + segment(spec.rank * spec.out_features, bytes);
         adapter->end = adapter->s +
                        (o->method == BL_METHOD_BEAMLORA ? segment(spec.rank, bytes) : 0);
         adapter->first_rank = first_rank;
@@ -333,7 +334,9 @@ int bl_adapter_create(bl_adapter **out, int64_t in, int64_t out_features,
     if (out == NULL) {
         return bl__fail(BL_E_ARG, "out is NULL");
     }
-    const bl_spec spec = { .size = sizeof spec, .in = in, .out = out_features };
+    const bl_spec spec = { .size = sizeof spec,
+                           .in_features = in,
+                           .out_features = out_features };
     bl_group     *group;
     const int     rc = bl_group_create(&group, &spec, 1, opt);
     if (rc == 0) {
@@ -384,7 +387,8 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
         bl_spec spec;
         bl__spec_read(&spec, specs, i, o);
         memory.tapes =
-            bl__add(memory.tapes, bl__tape_bytes(o, spec.in, spec.out, spec.rank, n, 1));
+            bl__add(memory.tapes, bl__tape_bytes(o, spec.in_features, spec.out_features,
+                                                 spec.rank, n, 1));
     }
     const size_t parts[] = { memory.parameters, memory.gradients,   memory.moments,
                              memory.history,    memory.bookkeeping, memory.tapes };

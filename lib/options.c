@@ -77,7 +77,7 @@ int bl_options_preset(bl_options *opt, int32_t preset)
     opt->scope = published ? BL_SCOPE_JOINT : BL_SCOPE_MODULE;
     opt->crossing = published ? BL_CROSSING_PRUNED : BL_CROSSING_KEPT;
     opt->importance = BL_IMPORTANCE_SCORE;
-    opt->select = BL_SELECT_LOWEST;
+    opt->selection = BL_SELECT_LOWEST;
     opt->max_prune_fraction = published ? 1 : 0.5;
     opt->expand = BL_EXPAND_HISTORY;
     opt->moments = published ? BL_MOMENTS_KEEP : BL_MOMENTS_COPY;
@@ -212,7 +212,7 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_choice("crossing", o->crossing, BL_CROSSING_PRUNED)) != 0 ||
         (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
             0 ||
-        (rc = check_choice("select", o->select, BL_SELECT_RANDOM)) != 0 ||
+        (rc = check_choice("selection", o->selection, BL_SELECT_RANDOM)) != 0 ||
         (rc = check_choice("reserved", o->reserved, 0)) != 0 ||
         (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
         (rc = check_real("max_prune_fraction", o->max_prune_fraction, 0, 1, 0)) != 0 ||
@@ -308,8 +308,8 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     if (out->alpha == 0) {
         out->alpha = options->alpha;
     }
-    if ((rc = check_integer("in", out->in, 1, INT_MAX)) != 0 ||
-        (rc = check_integer("out", out->out, 1, INT_MAX)) != 0 ||
+    if ((rc = check_integer("in_features", out->in_features, 1, INT_MAX)) != 0 ||
+        (rc = check_integer("out_features", out->out_features, 1, INT_MAX)) != 0 ||
         (rc = check_integer("rank", out->rank, 1, INT_MAX)) != 0 ||
         (rc = check_real("alpha", out->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_choice("frozen", out->frozen, 1)) != 0 ||
@@ -355,7 +355,7 @@ static const struct setting settings[] = {
     SETTING(p_steps, INTEGER64),
     SETTING(crossing, INTEGER32),
     SETTING(importance, INTEGER32),
-    SETTING(select, INTEGER32),
+    SETTING(selection, INTEGER32),
     SETTING(fixed_count, INTEGER64),
     SETTING(max_prune_fraction, REAL),
     SETTING(idle, REAL),

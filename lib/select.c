@@ -238,7 +238,7 @@ static void plan_module(const bl_adapter *adapter, bl_plan *plan,
     if (marked == 0) {
         return;
     }
-    if (o->select == BL_SELECT_RANDOM) {
+    if (o->selection == BL_SELECT_RANDOM) {
         mark_at_random(adapter->group, plan, adapter->index, entries, count, marked);
     }
     choose_sources(adapter->group, plan, adapter->index, entries, count, marked);

@@ -110,8 +110,8 @@ static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_
     slot_name(specs->names[specs->count], slot);
     spec->size = sizeof *spec;
     spec->name = specs->names[specs->count];
-    llama_projection_shape(&model->config, (int) (slot % LLAMA_PROJECTIONS), &spec->out,
-                           &spec->in);
+    llama_projection_shape(&model->config, (int) (slot % LLAMA_PROJECTIONS),
+                           &spec->out_features, &spec->in_features);
     specs->slot[specs->count++] = slot;
     return spec;
 }
@@ -305,11 +305,11 @@ static int read_specs(struct specs *specs, const bl_peft *peft, const struct lla
         }
         llama_projection_shape(&model->config, (int) (slot % LLAMA_PROJECTIONS), &out,
                                &in);
-        if (out != module.out || in != module.in) {
+        if (out != module.out_features || in != module.in_features) {
             snprintf(error, size,
                      "%s: %.200s is [%" PRId64 ", %" PRId64
                      "], in the model it is [%" PRId64 ", %" PRId64 "]",
-                     path, module.name, module.out, module.in, out, in);
+                     path, module.name, module.out_features, module.in_features, out, in);
             free(ranks);
             return -1;
         }

@@ -92,7 +92,7 @@ static const struct row rows[] = {
       crossings, CHOICE },
     { "importance", FLAG_CHOICE, 1, AT(importance), "g, or g |b| |a|", importances,
       CHOICE },
-    { "select", FLAG_CHOICE, 1, AT(select), "prune the lowest, or at random", selects,
+    { "select", FLAG_CHOICE, 1, AT(selection), "prune the lowest, or at random", selects,
       CHOICE },
     { "fixed-count", FLAG_INTEGER, 1, AT(fixed_count), "prune so many a module (0: by p)",
       NULL, FROM(0) },

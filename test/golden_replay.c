@@ -589,8 +589,8 @@ static int create(replay *r)
     }
     for (int64_t i = 0; i < r->count; i++) {
         specs[i].size = sizeof specs[i];
-        specs[i].in = r->in[i];
-        specs[i].out = r->out[i];
+        specs[i].in_features = r->in[i];
+        specs[i].out_features = r->out[i];
         specs[i].rank = r->rank[i];
     }
     int rc = bl_group_create(&r->group, specs, r->count, &opt);

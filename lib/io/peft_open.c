@@ -244,8 +244,8 @@ int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module *out)
     const struct bl__io_module *module = &peft->modules[index];
     memset(out, 0, sizeof *out);
     out->name = module->name;
-    out->in = module->in;
-    out->out = module->out;
+    out->in_features = module->in;
+    out->out_features = module->out;
     out->rank = module->rank;
     out->scale = module->scale;
     return 0;

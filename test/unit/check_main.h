@@ -299,8 +299,8 @@ static inline bl_spec make_spec(int64_t in, int64_t out, int64_t rank)
     bl_spec spec;
     memset(&spec, 0, sizeof spec);
     spec.size = sizeof spec;
-    spec.in = in;
-    spec.out = out;
+    spec.in_features = in;
+    spec.out_features = out;
     spec.rank = rank;
     return spec;
 }

@@ -247,7 +247,7 @@ START_TEST(no_allocation)
         for (int t = 0; t < 36; t++) {
             for (int m = 0; m < 3; m++) {
                 bl_adapter *a = bl_group_get_adapter(group, m);
-                int64_t     in = specs[m].in, out = specs[m].out;
+                int64_t     in = specs[m].in_features, out = specs[m].out_features;
                 mat         x = mat_random(opt.parameter_dtype, 50, in, in, (uint64_t) t);
                 mat         y = mat_random(opt.parameter_dtype, 50, out, out, 1);
                 mat         d = mat_random(opt.parameter_dtype, 50, in, in, 1);
@@ -357,7 +357,7 @@ START_TEST(query)
         m.size = sizeof m;
         ck_assert_int_lt(bl_memory_query(specs, 3, &opt, -1, &m), 0);
         ck_assert_int_lt(bl_memory_query(specs, 0, &opt, 1, &m), 0);
-        specs[1].in = 0;
+        specs[1].in_features = 0;
         ck_assert_int_lt(bl_memory_query(specs, 3, &opt, 1, &m), 0);
     }
 }
@@ -432,7 +432,7 @@ START_TEST(host_buffers)
                 for (int i = 0; i < 3; i++) {
                     bl_adapter *a = bl_group_get_adapter(g, i);
                     bl_tape    *tape = NULL;
-                    int64_t     in = specs[i].in, out = specs[i].out;
+                    int64_t     in = specs[i].in_features, out = specs[i].out_features;
                     mat x = mat_random(opt.parameter_dtype, 4, in, in, (uint64_t) t);
                     mat y = mat_random(opt.parameter_dtype, 4, out, out, 1);
                     check_ok(bl_tape_create(&tape, a, 4, 1));

@@ -204,7 +204,9 @@ START_TEST(ages_by_hand)
         write_stamps(a, t);
         check_ok(bl_group_tick(g));
     }
+    bytes state = save_group(g);
     for (int64_t age = -1; age <= 10; age++) { /* it holds 5, 7, 9 */
+        check_ok(bl_group_load(g, state.data, state.size));
         check_ok(bl_plan_clear(plan, 10));
         int rc = bl_plan_add(plan, 0, age > 0 ? age % 8 : 0, 2, BL_ACTION_HISTORY, age);
         rc = rc == 0 ? bl_group_apply(g, plan) : rc;
@@ -215,6 +217,7 @@ START_TEST(ages_by_hand)
             ck_assert_msg(rc < 0, "age %d was accepted", (int) age);
         }
     }
+    bytes_free(&state);
     bl_plan_free(plan);
     bl_adapter_free(a);
 }

@@ -44,7 +44,7 @@ START_TEST(defaults)
     ck_assert_int_eq(opt.p_steps, 0);
     ck_assert_int_eq(opt.crossing, BL_CROSSING_KEPT);
     ck_assert_int_eq(opt.importance, BL_IMPORTANCE_SCORE);
-    ck_assert_int_eq(opt.select, BL_SELECT_LOWEST);
+    ck_assert_int_eq(opt.selection, BL_SELECT_LOWEST);
     ck_assert_int_eq(opt.fixed_count, 0);
     check_near(opt.max_prune_fraction, 0.5, 0);
     check_near(opt.idle, 0, 0);
@@ -318,7 +318,7 @@ START_TEST(ranges)
     BAD(p_steps, -1);
     BAD(crossing, 2);
     BAD(importance, 2);
-    BAD(select, 2);
+    BAD(selection, 2);
     BAD(reserved, 1);
     BAD(fixed_count, -1);
     BAD(max_prune_fraction, -0.1);
@@ -498,14 +498,14 @@ START_TEST(specs)
     s[0].name = s[1].name; /* twice the same: the state could not tell them apart */
     ck_assert_int_lt(bl_group_create(&group, s, 3, &opt), 0);
     s[0].name = NULL;
-    s[0].in = 0;
+    s[0].in_features = 0;
     ck_assert_int_lt(bl_group_create(&group, s, 3, &opt), 0);
-    s[0].in = (int64_t) INT32_MAX + 1;
+    s[0].in_features = (int64_t) INT32_MAX + 1;
     ck_assert_int_lt(bl_group_create(&group, s, 3, &opt), 0);
-    s[0].in = 3;
-    s[0].out = -1;
+    s[0].in_features = 3;
+    s[0].out_features = -1;
     ck_assert_int_lt(bl_group_create(&group, s, 3, &opt), 0);
-    s[0].out = 4;
+    s[0].out_features = 4;
     s[0].rank = -1;
     ck_assert_int_lt(bl_group_create(&group, s, 3, &opt), 0);
     s[0].rank = 0;

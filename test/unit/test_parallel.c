@@ -120,7 +120,7 @@ static bytes train(int which, bl_parallel_for_fn parallel, host *h)
         for (int k = 0; k < 3; k++) {
             bl_adapter *a = bl_group_get_adapter(group, k);
             bl_tape    *tape = NULL;
-            int64_t     i = specs[k].in, o = specs[k].out;
+            int64_t     i = specs[k].in_features, o = specs[k].out_features;
             mat x = mat_random(opt.parameter_dtype, n, i, i, (uint64_t) (t * 3 + k));
             mat y = mat_random(opt.parameter_dtype, n, o, o, 1);
             mat d = mat_random(opt.parameter_dtype, n, i, i, 2);

@@ -195,8 +195,8 @@ START_TEST(round_trip)
     bl_peft_module module;
     io_ok(bl_peft_get_module(peft, 0, &module)); /* by name */
     ck_assert_str_eq(module.name, names[1]);
-    ck_assert_int_eq(module.in, ins[1]);
-    ck_assert_int_eq(module.out, outs[1]);
+    ck_assert_int_eq(module.in_features, ins[1]);
+    ck_assert_int_eq(module.out_features, outs[1]);
     ck_assert_int_eq(module.rank, opt.rank == 0 ? 4 : 8);
     ck_assert(module.scale == 1);
     io_fails(bl_peft_get_module(peft, MODULES, &module), BL_E_ARG, "index is 3");

@@ -496,7 +496,7 @@ START_TEST(random_ranks)
     int64_t other = 0, best_gone = 0;
     for (uint64_t i = 0; i < 20; i++) {
         bl_options opt = base_options(BL_F64);
-        opt.select = BL_SELECT_RANDOM;
+        opt.selection = BL_SELECT_RANDOM;
         opt.p_start = 0.7;
         opt.seed = i;
         int64_t first[64], rows = 0;

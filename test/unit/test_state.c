@@ -40,7 +40,7 @@ static bl_options variant_options(int variant)
         opt.optimizer = BL_OPTIMIZER_HOST;
         break;
     case 5:
-        opt.select = BL_SELECT_RANDOM;
+        opt.selection = BL_SELECT_RANDOM;
         opt.scope = BL_SCOPE_JOINT;
         break;
     case 6:
@@ -457,7 +457,7 @@ START_TEST(must_equal)
     DIFFERS(p_steps, 10);
     DIFFERS(crossing, BL_CROSSING_PRUNED);
     DIFFERS(importance, BL_IMPORTANCE_CONTRIBUTION);
-    DIFFERS(select, BL_SELECT_RANDOM);
+    DIFFERS(selection, BL_SELECT_RANDOM);
     DIFFERS(fixed_count, 1);
     DIFFERS(max_prune_fraction, 0.75);
     DIFFERS(idle, 0.1);
