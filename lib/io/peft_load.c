@@ -91,8 +91,7 @@ static int check_shape(const struct job *job, int64_t k)
             "adapter %.160s is in %lld, out %lld, rank %lld; the file's is "
             "in %lld, out %lld, rank %lld",
             module->name, (long long) in, (long long) out, (long long) rank,
-            (long long) module->in, (long long) module->out,
-            (long long) module->rank);
+            (long long) module->in, (long long) module->out, (long long) module->rank);
     }
     const int64_t *const *orders = job->options.row_order;
     return orders == NULL ? 0 : bl__io_check_order(orders[k], out, module->name);
