@@ -332,14 +332,14 @@ check-clang:
 check-suites: $(SUITES)
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN_ENV) $(RUN) $(run_suites)
 
-# Suites that take a minute under valgrind; AddressSanitizer has them too
-VALGRIND_SKIP ?= data
+# Suites that take minutes under valgrind; the sanitizers have them too
+VALGRIND_SKIP ?= data parallel
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
     --errors-for-leak-kinds=definite
 ## check-valgrind: the suites under valgrind
 check-valgrind: $(SUITES)
 	@CK_FORK=no OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 CK_TIMEOUT_MULTIPLIER=50 \
-	    BEAMLORA_VALGRIND=1 $(RUN) $(foreach s,$(filter-out $(VALGRIND_SKIP:%=$(O)/test/test_%),\
+	    $(RUN) $(foreach s,$(filter-out $(VALGRIND_SKIP:%=$(O)/test/test_%),\
 	    $(SUITES)),'$(notdir $(s))=$(VALGRIND) $(s)')
 
 ## check-blas: all tests with each of OpenBLAS, the reference BLAS and BLIS that is installed

@@ -1174,6 +1174,52 @@ START_TEST(write_fails)
 }
 END_TEST
 
+/* Once per step: then it is no longer due, and not done again. */
+START_TEST(once)
+{
+    bl_options opt = base_options(BL_F32);
+    world      w = make_world(&opt);
+    content    snap = advance(&w, 3, 0);
+    check_ok(bl_group_reallocate(w.group, w.plan));
+    ck_assert_int_eq(bl_group_reallocate_due(w.group), 0);
+    bytes before = save_group(w.group);
+    check_fails(bl_group_apply(w.group, w.plan), BL_E_STATE);
+    check_fails(bl_group_reallocate(w.group, NULL), BL_E_STATE);
+    bytes after = save_group(w.group);
+    ck_assert(bytes_equal(&before, &after));
+    world v = make_world(&opt); /* nor after a resume */
+    check_ok(bl_group_load(v.group, after.data, after.size));
+    ck_assert_int_eq(bl_group_reallocate_due(v.group), 0);
+    check_fails(bl_group_reallocate(v.group, NULL), BL_E_STATE);
+    bytes_free(&before);
+    bytes_free(&after);
+    free_content(&snap);
+    free_world(&w);
+    free_world(&v);
+}
+END_TEST
+
+/* A plan that touches a frozen module is refused as a whole. */
+START_TEST(frozen_by_hand)
+{
+    bl_options opt = base_options(BL_F32);
+    world      w = make_world(&opt);
+    content    snap = advance(&w, 3, 0);
+    check_ok(bl_plan_clear(w.plan, PERIOD));
+    check_ok(bl_plan_add(w.plan, 0, 1, 2, BL_ACTION_CURRENT, -1));
+    check_ok(bl_plan_add(w.plan, 1, 1, 2, BL_ACTION_CURRENT, -1));
+    check_ok(bl_adapter_set_frozen(bl_group_get_adapter(w.group, 1), 1));
+    bytes before = save_group(w.group);
+    check_fails(bl_group_apply(w.group, w.plan), BL_E_STATE);
+    bytes after = save_group(w.group);
+    ck_assert(bytes_equal(&before, &after));
+    bytes_free(&before);
+    bytes_free(&after);
+    free_content(&snap);
+    free_world(&w);
+}
+END_TEST
+
 /* One adapter: bl_reallocate is bl_group_reallocate. */
 START_TEST(single)
 {
@@ -1219,6 +1265,8 @@ static Suite *make_suite(void)
     tcase_add_test(applied, prune_only);
     tcase_add_test(applied, frozen);
     tcase_add_test(applied, single);
+    tcase_add_test(applied, once);
+    tcase_add_test(applied, frozen_by_hand);
     suite_add_tcase(suite, applied);
     TCase *refuse = tcase_create("refused");
     tcase_add_test(refuse, refused);
