@@ -69,8 +69,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 WARNINGS += $(if $(SANITIZE-$(CONFIG)),-Wno-maybe-uninitialized \
     -Wno-unknown-warning-option)
 # Check's macros and test data are not the place for these
-TEST_WARNINGS := $(WARNINGS) -Wno-pedantic -Wno-conversion -Wno-cast-qual \
-    -Wno-format-truncation
+TEST_WARNINGS := $(WARNINGS) -Wno-pedantic -Wno-conversion -Wno-cast-qual
 
 # same bits from every compiler: no fusing of a*b+c
 BASE_CFLAGS := -std=c11 $(OPTIMIZE) -ffp-contract=off

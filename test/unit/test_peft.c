@@ -60,7 +60,8 @@ static int walk(const char *path, int removing)
             continue;
         }
         count++;
-        snprintf(inner, sizeof inner, "%s/%s", path, entry->d_name);
+        ck_assert_int_lt(snprintf(inner, sizeof inner, "%s/%s", path, entry->d_name),
+                         (int) sizeof inner);
         if (removing && remove(inner) != 0) {
             walk(inner, 1);
         }
