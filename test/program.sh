@@ -142,6 +142,7 @@ refused 2 'seed' train $files --seed -1
 refused 2 'must be one of: lora, rslora, beamlora' train $files --method dora
 refused 2 'must be one of: paper' train $files --preset tuned
 refused 2 'rank' train $files --rank 0
+refused 1 'the machine has' train $files --rank 2000000000
 refused 2 'no target' train $files --targets q_proj,zz_proj
 refused 2 'no target' train $files --targets ''
 refused 2 'no target' train $files --targets q_proj,
