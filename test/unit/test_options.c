@@ -77,6 +77,22 @@ START_TEST(presets)
     opt.temperature = 2;
     opt.expand = BL_EXPAND_FRESH;
     opt.p_curve = BL_CURVE_LINEAR;
+    opt.b_lr_ratio = 4;
+    opt.score_lr_ratio = 0.1;
+    opt.period = 5;
+    opt.start = 6;
+    opt.p_start = 0.5;
+    opt.p_end = 0.5;
+    opt.p_steps = 9;
+    opt.crossing = BL_CROSSING_PRUNED;
+    opt.importance = BL_IMPORTANCE_CONTRIBUTION;
+    opt.selection = BL_SELECT_RANDOM;
+    opt.moments = BL_MOMENTS_ZERO;
+    opt.pairing = BL_PAIRING_ORDERED;
+    opt.transfer = BL_TRANSFER_PRESERVE;
+    opt.history_interval = 2;
+    opt.history_phase = 2;
+    opt.history_age = 2;
     check_ok(bl_options_preset(&opt, BL_PRESET_PAPER));
     ck_assert_int_eq(memcmp(&opt, &paper, sizeof opt), 0);
 

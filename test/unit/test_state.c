@@ -536,10 +536,10 @@ START_TEST(other_layouts)
 END_TEST
 
 /* Impossible values in the state's bookkeeping. Every I64 and U8 array gets values that
- * no run produces; a list is either refused whole, or it works. */
+ * no run produces; a list is either refused whole, or it works. Below -1 none works. */
 START_TEST(impossible)
 {
-    static const int64_t values[] = { -2, INT64_MIN, INT64_MAX, 1000000 };
+    static const int64_t values[] = { -2, INT64_MIN + 2, INT64_MAX, 1000000 };
     bl_options           opt = variant_options(1);
     run                  r = start_run(&opt);
     for (int t = 0; t < 13; t++) {
@@ -574,6 +574,8 @@ START_TEST(impossible)
                 bytes_free(&after);
                 refused++;
             } else {
+                ck_assert_msg(k > 1, "%s: %lld was taken", kept.name,
+                              (long long) values[k]);
                 for (int t = 0; t < 3; t++) {
                     train(&target);
                 }
