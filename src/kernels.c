@@ -8,25 +8,6 @@
 
 #include <cblas.h>
 
-void weight_forward(float *y, const float *x, const float *w, int64_t n, int64_t out,
-                    int64_t in)
-{
-    if (n == 1) {
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int) out, (int) in, 1.0f, w, (int) in,
-                    x, 1, 0.0f, y, 1);
-    } else {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int) n, (int) out, (int) in,
-                    1.0f, x, (int) in, w, (int) in, 0.0f, y, (int) out);
-    }
-}
-
-void weight_backward(float *dx, const float *dy, const float *w, int64_t n, int64_t out,
-                     int64_t in, int keep)
-{
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int) n, (int) in, (int) out,
-                1.0f, dy, (int) out, w, (int) in, keep ? 1.0f : 0.0f, dx, (int) in);
-}
-
 /* ===== RMSNorm ============================================================ */
 
 void rmsnorm_again(float *y, const float *inverse, const float *x, const float *w,

@@ -1,19 +1,13 @@
 /*
- * The pieces of a Llama layer on plain arrays: products with a frozen weight, RMSNorm,
- * rotary positions, causal attention, SwiGLU and cross-entropy, each with its gradient.
+ * The pieces of a Llama layer on plain arrays, but for the products with its weights:
+ * RMSNorm, rotary positions, causal attention, SwiGLU and cross-entropy, each with its
+ * gradient.
  * Matrices are packed and row-major; n is a number of rows.
  */
 #ifndef BEAMLORA_SRC_KERNELS_H
 #define BEAMLORA_SRC_KERNELS_H
 
 #include <stdint.h>
-
-/* y [n, out] = x [n, in] w^T, w [out, in] */
-void weight_forward(float *y, const float *x, const float *w, int64_t n, int64_t out,
-                    int64_t in);
-/* dx [n, in] = keep dx + dy [n, out] w, keep 0 or 1 */
-void weight_backward(float *dx, const float *dy, const float *w, int64_t n, int64_t out,
-                     int64_t in, int keep);
 
 /* y = w * x / rms(x) row by row; inverse [n] written: 1 / rms, or NULL */
 void rmsnorm_forward(float *y, float *inverse, const float *x, const float *w, int64_t n,

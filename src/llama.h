@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "beamlora.h"
+#include "weight.h"
 
 enum llama_projection {
     LLAMA_Q,
@@ -29,14 +30,14 @@ struct llama_config {
 };
 
 struct llama_layer {
-    const float *attention_norm, *ffn_norm;     /* [dim] */
-    const float *projection[LLAMA_PROJECTIONS]; /* [out, in], row-major */
+    const float  *attention_norm, *ffn_norm; /* [dim] */
+    struct weight projection[LLAMA_PROJECTIONS];
 };
 
 struct llama {
     struct llama_config config;
-    const float        *embedding; /* [vocab, dim]                     */
-    const float        *head;      /* [vocab, dim], may be == embedding */
+    struct weight       embedding; /* [vocab, dim]                              */
+    struct weight       head;      /* [vocab, dim], the embedding's data if tied */
     const float        *final_norm;
     struct llama_layer *layers;
     void               *map; /* the mapped file the weights live in */

@@ -33,8 +33,8 @@ static int unproject(struct llama_pass *pass, int64_t layer, int projection, flo
         }
     }
     if (dx) {
-        weight_backward(dx, dy, model->layers[layer].projection[projection], n, out, in,
-                        keep);
+        weight_backward(dx, dy, &model->layers[layer].projection[projection], n, out, in,
+                        keep, pass->weight_scratch);
     }
     return 0;
 }
@@ -124,7 +124,8 @@ int llama_backward(struct llama_pass *pass, double scale, char *error, size_t si
     }
     cross_entropy_backward(pass->logits, pass->logits_lse, pass->targets, n, c->vocab,
                            scale);
-    weight_backward(pass->d_normed, pass->logits, model->head, n, c->vocab, c->dim, 0);
+    weight_backward(pass->d_normed, pass->logits, &model->head, n, c->vocab, c->dim, 0,
+                    pass->weight_scratch);
     memset(pass->d_residual, 0, (size_t) (n * c->dim) * sizeof(float));
     rmsnorm_backward(pass->d_residual, pass->d_normed, pass->final_inverse,
                      pass->residual[2 * c->layers], model->final_norm, n, c->dim);

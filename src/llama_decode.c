@@ -15,9 +15,10 @@ struct llama_decoder {
     bl_tape                    **tapes;
     int64_t                      context, position;
 
-    float *keys, *values; /* [layers, context, key] */
-    float *rope;          /* [context, head_dim]    */
-    float *scores;        /* [context]              */
+    float *keys, *values;  /* [layers, context, key] */
+    float *rope;           /* [context, head_dim]    */
+    float *scores;         /* [context]              */
+    float *weight_scratch; /* of weight.h           */
     float *x, *normed, *branch, *q, *mixed, *gate, *up, *logits;
 };
 
@@ -53,6 +54,7 @@ int llama_decoder_create(struct llama_decoder **out, const struct llama *model,
     decoder->values = floats(c->layers * context, key);
     decoder->rope = floats(context, c->head_dim);
     decoder->scores = floats(context, 1);
+    decoder->weight_scratch = floats(WEIGHT_BLOCK_ROWS, llama_weight_columns(c));
     decoder->x = floats(1, c->dim);
     decoder->normed = floats(1, c->dim);
     decoder->branch = floats(1, c->dim);
@@ -62,8 +64,9 @@ int llama_decoder_create(struct llama_decoder **out, const struct llama *model,
     decoder->up = floats(1, c->hidden);
     decoder->logits = floats(1, c->vocab);
     if (!decoder->keys || !decoder->values || !decoder->rope || !decoder->scores ||
-        !decoder->x || !decoder->normed || !decoder->branch || !decoder->q ||
-        !decoder->mixed || !decoder->gate || !decoder->up || !decoder->logits) {
+        !decoder->weight_scratch || !decoder->x || !decoder->normed || !decoder->branch ||
+        !decoder->q || !decoder->mixed || !decoder->gate || !decoder->up ||
+        !decoder->logits) {
         snprintf(error, size, "out of memory for a context of %lld tokens",
                  (long long) context);
         goto failed;
@@ -90,6 +93,7 @@ void llama_decoder_free(struct llama_decoder *decoder)
     free(decoder->values);
     free(decoder->rope);
     free(decoder->scores);
+    free(decoder->weight_scratch);
     free(decoder->x);
     free(decoder->normed);
     free(decoder->branch);
@@ -106,7 +110,8 @@ static int project(struct llama_decoder *decoder, int64_t l, int projection, flo
 {
     char error[256]; /* bl_last_error() has it too, for a caller that gets NULL */
     return llama_project(decoder->model, decoder->adapters, decoder->tapes, l, projection,
-                         1, y, x, BL_NO_DROPOUT, error, sizeof error);
+                         1, y, x, BL_NO_DROPOUT, decoder->weight_scratch, error,
+                         sizeof error);
 }
 
 static int decode_layer(struct llama_decoder *decoder, int64_t l)
@@ -159,7 +164,9 @@ const float *llama_decode(struct llama_decoder *decoder, int32_t id)
     if (decoder->position >= decoder->context || id < 0 || id >= c->vocab) {
         return NULL;
     }
-    memcpy(decoder->x, model->embedding + id * c->dim, (size_t) c->dim * sizeof(float));
+    memcpy(decoder->x,
+           weight_rows(&model->embedding, id, 1, c->dim, decoder->weight_scratch),
+           (size_t) c->dim * sizeof(float));
     for (int64_t l = 0; l < c->layers; l++) {
         if (decode_layer(decoder, l) != 0) {
             return NULL;
@@ -167,7 +174,8 @@ const float *llama_decode(struct llama_decoder *decoder, int32_t id)
     }
     rmsnorm_forward(decoder->normed, NULL, decoder->x, model->final_norm, 1, c->dim,
                     c->norm_epsilon);
-    weight_forward(decoder->logits, decoder->normed, model->head, 1, c->vocab, c->dim);
+    weight_forward(decoder->logits, decoder->normed, &model->head, 1, c->vocab, c->dim,
+                   decoder->weight_scratch);
     decoder->position++;
     return decoder->logits;
 }

@@ -22,13 +22,14 @@ bl_adapter *llama_adapter_at(const struct llama_adapters *adapters, int64_t laye
 
 int llama_project(const struct llama *model, const struct llama_adapters *adapters,
                   bl_tape **tapes, int64_t layer, int projection, int64_t n, float *y,
-                  const float *x, int64_t key, char *error, size_t size)
+                  const float *x, int64_t key, float *scratch, char *error, size_t size)
 {
     bl_adapter *adapter = llama_adapter_at(adapters, layer, projection);
     int64_t     out, in;
 
     llama_projection_shape(&model->config, projection, &out, &in);
-    weight_forward(y, x, model->layers[layer].projection[projection], n, out, in);
+    weight_forward(y, x, &model->layers[layer].projection[projection], n, out, in,
+                   scratch);
     if (adapter && bl_forward(adapter, tapes[layer * LLAMA_PROJECTIONS + projection], n,
                               y, out, x, in, key) != 0) {
         snprintf(error, size, "%s: %s", bl_adapter_get_name(adapter), bl_last_error());
@@ -129,6 +130,7 @@ static void lay_out(struct llama_pass *pass, struct carver *carver)
     pass->branch = carve(carver, n, c->dim);
     pass->active = carve(carver, n, c->hidden);
     pass->scratch = carve(carver, ATTENTION_SCRATCH_ROWS, pass->max_context);
+    pass->weight_scratch = carve(carver, WEIGHT_BLOCK_ROWS, llama_weight_columns(c));
     pass->final_inverse = carve(carver, n, 1);
     pass->logits = carve(carver, n, c->vocab);
     pass->logits_lse = carve(carver, n, 1);
@@ -141,6 +143,14 @@ static void lay_out(struct llama_pass *pass, struct carver *carver)
         pass->d_k = carve(carver, n, key);
         pass->d_v = carve(carver, n, key);
     }
+}
+
+int64_t llama_weight_columns(const struct llama_config *config)
+{
+    int64_t most = config->heads * config->head_dim;
+
+    most = config->dim > most ? config->dim : most;
+    return config->hidden > most ? config->hidden : most;
 }
 
 static int64_t lowest_layer(const struct llama          *model,
@@ -284,7 +294,8 @@ static int forward_layer(struct llama_pass *pass, int64_t l, int64_t key, char *
             swiglu_forward(pass->active, kept->gate, kept->up, n * c->hidden);
         }
         if (llama_project(model, pass->adapters, pass->tapes, l, step[i].projection, n,
-                          step[i].y, step[i].x, key, error, size) != 0) {
+                          step[i].y, step[i].x, key, pass->weight_scratch, error,
+                          size) != 0) {
             return -1;
         }
     }
@@ -309,7 +320,8 @@ static int begin(struct llama_pass *pass, const int32_t *ids, const int32_t *tar
         }
         count += target >= 0;
         pass->targets[i] = target;
-        memcpy(pass->residual[0] + i * c->dim, pass->model->embedding + id * c->dim,
+        memcpy(pass->residual[0] + i * c->dim,
+               weight_rows(&pass->model->embedding, id, 1, c->dim, pass->weight_scratch),
                (size_t) c->dim * sizeof(float));
     }
     *predicted = count;
@@ -346,7 +358,8 @@ int llama_forward(struct llama_pass *pass, int64_t batch, int64_t length,
     }
     rmsnorm_forward(pass->normed, pass->final_inverse, pass->residual[2 * c->layers],
                     model->final_norm, n, c->dim, c->norm_epsilon);
-    weight_forward(pass->logits, pass->normed, model->head, n, c->vocab, c->dim);
+    weight_forward(pass->logits, pass->normed, &model->head, n, c->vocab, c->dim,
+                   pass->weight_scratch);
     *sum =
         cross_entropy_forward(pass->logits_lse, pass->logits, pass->targets, n, c->vocab);
     pass->ready = pass->keep;

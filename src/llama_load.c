@@ -55,7 +55,7 @@ static void place(struct llama *model, struct cursor *cursor, int tied)
     const struct llama_config *c = &model->config;
     const float               *start[LLAMA_PROJECTIONS], *attention_norm, *ffn_norm;
 
-    model->embedding = take(cursor, 1, c->vocab, c->dim);
+    model->embedding = (struct weight){ take(cursor, 1, c->vocab, c->dim), BL_F32 };
     attention_norm = take(cursor, 1, c->layers, c->dim);
     for (int i = 0; i < 4; i++) {
         int64_t out, in;
@@ -70,7 +70,10 @@ static void place(struct llama *model, struct cursor *cursor, int tied)
     }
     model->final_norm = take(cursor, 1, 1, c->dim);
     take(cursor, 2, c->max_context, c->head_dim / 2);
-    model->head = tied ? model->embedding : take(cursor, 1, c->vocab, c->dim);
+    model->head = model->embedding;
+    if (!tied) {
+        model->head.data = take(cursor, 1, c->vocab, c->dim);
+    }
 
     for (int64_t l = 0; model->layers && l < c->layers; l++) {
         struct llama_layer *layer = &model->layers[l];
@@ -79,7 +82,7 @@ static void place(struct llama *model, struct cursor *cursor, int tied)
         for (int p = 0; p < LLAMA_PROJECTIONS; p++) {
             int64_t out, in;
             llama_projection_shape(c, p, &out, &in);
-            layer->projection[p] = start[p] + l * out * in;
+            layer->projection[p] = (struct weight){ start[p] + l * out * in, BL_F32 };
         }
     }
 }

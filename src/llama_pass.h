@@ -33,14 +33,15 @@ struct llama_pass {
     struct llama_kept *kept;     /* [layers]  */
     float            **residual; /* [2 * layers + 1]: the stream before each half layer */
 
-    float *rope;          /* [context, head_dim] */
-    float *normed;        /* [n, dim]            */
-    float *branch;        /* [n, dim]            */
-    float *active;        /* [n, hidden]         */
-    float *scratch;       /* attention's         */
-    float *final_inverse; /* [n]                 */
-    float *logits;        /* [n, vocab]          */
-    float *logits_lse;    /* [n]                 */
+    float *rope;           /* [context, head_dim] */
+    float *normed;         /* [n, dim]            */
+    float *branch;         /* [n, dim]            */
+    float *active;         /* [n, hidden]         */
+    float *scratch;        /* attention's         */
+    float *weight_scratch; /* of weight.h         */
+    float *final_inverse;  /* [n]                 */
+    float *logits;         /* [n, vocab]          */
+    float *logits_lse;     /* [n]                 */
 
     float *d_residual, *d_normed; /* [n, dim]    */
     float *d_active;              /* [n, hidden] */
@@ -52,10 +53,13 @@ struct llama_pass {
 bl_adapter *llama_adapter_at(const struct llama_adapters *adapters, int64_t layer,
                              int projection);
 
-/* y = x W^T, and the adapter's share; key as in bl_forward. */
+/* y = x W^T, and the adapter's share; key as in bl_forward, scratch as in weight.h. */
 int llama_project(const struct llama *model, const struct llama_adapters *adapters,
                   bl_tape **tapes, int64_t layer, int projection, int64_t n, float *y,
-                  const float *x, int64_t key, char *error, size_t size);
+                  const float *x, int64_t key, float *scratch, char *error, size_t size);
+
+/* Columns that the scratch of weight.h must have for every weight of a model. */
+int64_t llama_weight_columns(const struct llama_config *config);
 
 /* One tape per adapter into a new array, NULL if there are no adapters. */
 int  llama_tapes_create(bl_tape ***out, const struct llama *model,

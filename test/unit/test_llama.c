@@ -333,16 +333,18 @@ START_TEST(decoding_agrees_with_windows)
 END_TEST
 
 /* Rows in the other rotary order: h * hd + 2 i + b goes to h * hd + b * hd / 2 + i. */
-static float *reorder(const float *w, int64_t heads, int64_t head_dim, int64_t in)
+static struct weight reorder(struct weight from, int64_t heads, int64_t head_dim,
+                             int64_t in)
 {
-    float *out = must_alloc(heads * head_dim * in, sizeof *out);
+    const float *w = from.data;
+    float       *out = must_alloc(heads * head_dim * in, sizeof *out);
     for (int64_t h = 0; h < heads; h++) {
         for (int64_t i = 0; i < head_dim; i++) {
             int64_t to = h * head_dim + i % 2 * (head_dim / 2) + i / 2;
             memcpy(out + to * in, w + (h * head_dim + i) * in, (size_t) in * sizeof *out);
         }
     }
-    return out;
+    return (struct weight){ out, BL_F32 };
 }
 
 START_TEST(both_rotary_orders_are_the_same_model)
@@ -381,8 +383,8 @@ START_TEST(both_rotary_orders_are_the_same_model)
     llama_pass_free(again);
     for (int l = 0; l < 3; l++) {
         for (int p = LLAMA_Q; p <= LLAMA_K; p++) {
-            float *w;
-            memcpy(&w, &layers[l].projection[p], sizeof w);
+            void *w;
+            memcpy(&w, &layers[l].projection[p].data, sizeof w);
             free(w);
         }
     }

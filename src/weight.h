@@ -1,0 +1,30 @@
+/*
+ * A frozen matrix as its file has it, and the products with it. Weights of 16 bits stay so
+ * in memory: a block of rows at a time becomes float in a scratch that fits a cache.
+ */
+#ifndef BEAMLORA_SRC_WEIGHT_H
+#define BEAMLORA_SRC_WEIGHT_H
+
+#include <stdint.h>
+
+struct weight {
+    const void *data;  /* [out, in] row-major, any alignment */
+    int32_t     dtype; /* BL_F32, BL_F16 or BL_BF16          */
+};
+
+/* scratch of the functions below: [WEIGHT_BLOCK_ROWS, columns] */
+#define WEIGHT_BLOCK_ROWS 128
+
+/* Rows from .. from + rows - 1 as floats: in place if they are, else in scratch, which
+ * has room for so many rows. */
+const float *weight_rows(const struct weight *weight, int64_t from, int64_t rows,
+                         int64_t columns, float *scratch);
+
+/* y [n, out] = x [n, in] w^T */
+void weight_forward(float *y, const float *x, const struct weight *weight, int64_t n,
+                    int64_t out, int64_t in, float *scratch);
+/* dx [n, in] = keep dx + dy [n, out] w, keep 0 or 1 */
+void weight_backward(float *dx, const float *dy, const struct weight *weight, int64_t n,
+                     int64_t out, int64_t in, int keep, float *scratch);
+
+#endif
