@@ -1,7 +1,7 @@
 /*
  * Command-line flags: strict, because a training that ran for an hour with a mistyped
  * setting is worse than one that did not start. Numbers must be the whole argument, be
- * finite and in range; nothing may be given twice.
+ * finite and in range; nothing may be given twice, and nothing is abbreviated.
  */
 #include "program.h"
 
@@ -11,64 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELP_COLUMN 36 /* at most; a longer flag has its help on the next line */
-#define NAME_LIMIT 64  /* longer names are not worth a suggestion */
-
-static const char *placeholder(const struct flag *flag)
-{
-    switch (flag->type) {
-    case FLAG_INTEGER:
-    case FLAG_UNSIGNED:
-        return " N";
-    case FLAG_REAL:
-        return " X";
-    case FLAG_STRING:
-        return " VALUE";
-    default:
-        return "";
-    }
-}
-
-/* "  --scope module|joint  "; returns its length. */
-static int format_flag(char *text, size_t size, const struct flag *flag)
-{
-    int used = snprintf(text, size, "  --%s%s", flag->name, placeholder(flag));
-
-    for (int k = 0; flag->type == FLAG_CHOICE && flag->choices[k] != NULL; k++) {
-        used += snprintf(text + used, size - (size_t) used, "%c%s", k == 0 ? ' ' : '|',
-                         flag->choices[k]);
-        if ((size_t) used >= size) {
-            return (int) size - 1;
-        }
-    }
-    return used;
-}
-
-static void print_help(const char *usage, const struct flag *flags, int count)
-{
-    char text[MESSAGE_SIZE];
-    int  column = 0;
-
-    for (int i = 0; i < count; i++) {
-        int width = flags[i].type == FLAG_HEADING
-                        ? 0
-                        : format_flag(text, sizeof text, &flags[i]) + 2;
-
-        if (width > column && width <= HELP_COLUMN) {
-            column = width;
-        }
-    }
-    printf("usage: %s\n", usage);
-    for (int i = 0; i < count; i++) {
-        if (flags[i].type == FLAG_HEADING) {
-            printf("\n%s\n", flags[i].name);
-        } else if (format_flag(text, sizeof text, &flags[i]) + 2 > column) {
-            printf("%s\n%*s%s\n", text, column, "", flags[i].help);
-        } else {
-            printf("%-*s%s\n", column, text, flags[i].help);
-        }
-    }
-}
+#define NAME_LIMIT 64 /* longer names are not worth a suggestion */
 
 /* Levenshtein's distance between a (its first n bytes) and b. */
 static size_t distance(const char *a, size_t n, const char *b)
@@ -101,26 +44,29 @@ static size_t distance(const char *a, size_t n, const char *b)
     return row[m];
 }
 
+void suggest(const char **best, const char *name, size_t length, const char *candidate)
+{
+    size_t limit = *best != NULL ? distance(name, length, *best) : length / 3 + 2;
+
+    if (distance(name, length, candidate) < limit) {
+        *best = candidate;
+    }
+}
+
 static void complain_unknown(const char *name, size_t length, const struct flag *flags,
                              int count)
 {
     const char *nearest = NULL;
-    size_t      best = length / 3 + 2;
 
     for (int i = 0; i < count; i++) {
         if (flags[i].type != FLAG_HEADING) {
-            size_t d = distance(name, length, flags[i].name);
-
-            if (d < best) {
-                best = d;
-                nearest = flags[i].name;
-            }
+            suggest(&nearest, name, length, flags[i].name);
         }
     }
     if (nearest != NULL) {
         complain("unknown flag --%.*s; did you mean --%s?", (int) length, name, nearest);
     } else {
-        complain("unknown flag --%.*s; --help lists them", (int) length, name);
+        complain("unknown flag --%.*s; --help=all lists them", (int) length, name);
     }
 }
 
@@ -262,17 +208,10 @@ static struct flag *find(struct flag *flags, int count, const char *name, size_t
 /* One flag at argv[*i]; *i is moved on over a separate value. */
 static int parse_one(int argc, char **argv, int *i, struct flag *flags, int count)
 {
-    const char  *name = argv[*i] + 2, *equals, *text;
-    size_t       length;
-    struct flag *flag;
+    const char  *name = argv[*i] + 2, *equals = strchr(name, '='), *text;
+    size_t       length = equals != NULL ? (size_t) (equals - name) : strlen(name);
+    struct flag *flag = find(flags, count, name, length);
 
-    if (strncmp(argv[*i], "--", 2) != 0 || name[0] == '\0') {
-        complain("unexpected argument \"%s\"; --help lists the flags", argv[*i]);
-        return 2;
-    }
-    equals = strchr(name, '=');
-    length = equals != NULL ? (size_t) (equals - name) : strlen(name);
-    flag = find(flags, count, name, length);
     if (flag == NULL) {
         complain_unknown(name, length, flags, count);
         return 2;
@@ -301,21 +240,56 @@ static int parse_one(int argc, char **argv, int *i, struct flag *flags, int coun
     return parse_value(flag, text);
 }
 
-int parse_flags(int argc, char **argv, const char *usage, struct flag *flags, int count)
+/* The help that is asked for, wherever it stands but as a flag's value; or -1. */
+static int find_help(int argc, char **argv, struct flag *flags, int count)
 {
     for (int i = 0; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) {
-            print_help(usage, flags, count);
-            return 1;
+        const struct flag *flag = NULL;
+        int                help = asks_for_help(argv[i]);
+
+        if (help >= 0) {
+            return help;
+        }
+        if (strncmp(argv[i], "--", 2) == 0) {
+            flag = find(flags, count, argv[i] + 2, strlen(argv[i] + 2));
+        }
+        if (flag != NULL && flag->type != FLAG_SWITCH && i + 1 < argc &&
+            strncmp(argv[i + 1], "--", 2) != 0) {
+            i++;
         }
     }
-    for (int i = 0; i < count; i++) {
-        flags[i].given = 0;
+    return -1;
+}
+
+static int take_argument(char **argv, int i, struct command_line *line)
+{
+    const char *text = argv[i];
+
+    if (line->argument == NULL || (text[0] == '-' && text[1] != '\0')) {
+        complain("unexpected argument \"%s\"; --help lists the flags", text);
+        return 2;
     }
-    for (int i = 0; i < argc; i++) {
-        if (parse_one(argc, argv, &i, flags, count)) {
-            return 2;
-        }
+    if (line->given == line->most) {
+        complain("unexpected argument \"%s\": %d %s given already, must be at most %d",
+                 text, line->given, line->argument, line->most);
+        return 2;
+    }
+    argv[line->given++] = argv[i];
+    return 0;
+}
+
+/* All that must be there is. */
+static int check_given(const struct command_line *line, const struct flag *flags,
+                       int count)
+{
+    if (line->given == 0 && line->least > 0) {
+        complain("%s is required; --help tells more", line->argument);
+        return 2;
+    }
+    if (line->given < line->least) {
+        complain("%d %s given, must be at least %d", line->given, line->argument,
+                 line->least);
+        return 2;
     }
     for (int i = 0; i < count; i++) {
         if (flags[i].type != FLAG_HEADING && flags[i].required && !flags[i].given) {
@@ -324,4 +298,36 @@ int parse_flags(int argc, char **argv, const char *usage, struct flag *flags, in
         }
     }
     return 0;
+}
+
+int parse_arguments(int argc, char **argv, struct command_line *line, struct flag *flags,
+                    int count)
+{
+    int help = find_help(argc, argv, flags, count);
+
+    if (help >= 0) {
+        print_help((enum help) help, line, flags, count);
+        return 1;
+    }
+    line->given = 0;
+    for (int i = 0; i < count; i++) {
+        flags[i].given = 0;
+    }
+    for (int i = 0; i < argc; i++) {
+        int status = strncmp(argv[i], "--", 2) == 0 && argv[i][2] != '\0'
+                         ? parse_one(argc, argv, &i, flags, count)
+                         : take_argument(argv, i, line);
+
+        if (status != 0) {
+            return status;
+        }
+    }
+    return check_given(line, flags, count);
+}
+
+int parse_flags(int argc, char **argv, const char *usage, struct flag *flags, int count)
+{
+    struct command_line line = { .usage = usage };
+
+    return parse_arguments(argc, argv, &line, flags, count);
 }

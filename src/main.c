@@ -7,16 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char usage[] =
-    "usage: beamlora COMMAND --flag VALUE ...\n"
-    "\n"
-    "  train      train low-rank adapters on text\n"
-    "  eval       loss of a model, with or without an adapter, on text\n"
-    "  generate   continue a text\n"
-    "\n"
-    "beamlora COMMAND --help lists a command's flags; beamlora --version.\n"
-    "Exit status: 0 fine, 1 failed, 2 wrong usage.\n";
-
 int complain(const char *format, ...)
 {
     va_list arguments;
@@ -29,36 +19,98 @@ int complain(const char *format, ...)
     return 1;
 }
 
-static int run(int argc, char **argv)
-{
-    static const struct {
-        const char *name;
-        int (*run)(int argc, char **argv);
-    } commands[] = {
-        { "train", command_train },
-        { "eval", command_eval },
-        { "generate", command_generate },
-    };
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} commands[] = {
+    { "train", command_train, "train low-rank adapters on text" },
+    { "eval", command_eval, "loss of a model, with or without an adapter, on text" },
+    { "generate", command_generate, "continue a text" },
+};
 
-    if (argc < 2) {
-        fputs(usage, stderr);
+#define COMMANDS (sizeof commands / sizeof commands[0])
+
+static void print_commands(enum help kind, FILE *stream)
+{
+    if (kind != HELP_TABLE) {
+        fputs("usage: beamlora COMMAND [flags]\n\n", stream);
+    }
+    for (size_t i = 0; i < COMMANDS; i++) {
+        fprintf(stream, kind == HELP_TABLE ? "%s\t%s\n" : "  %-10s %s\n",
+                commands[i].name, commands[i].summary);
+    }
+    if (kind != HELP_TABLE) {
+        fputs(
+            "\n"
+            "beamlora COMMAND --help tells of a command and its flags, --help=all of all\n"
+            "its flags; beamlora --version. Results go to stdout, all else to stderr.\n"
+            "Exit status: 0 fine, 1 failed, 2 wrong usage, 130 interrupted.\n",
+            stream);
+    }
+}
+
+static const struct command *find_command(const char *name)
+{
+    const char *nearest = NULL;
+
+    for (size_t i = 0; i < COMMANDS; i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            return &commands[i];
+        }
+        suggest(&nearest, name, strlen(name), commands[i].name);
+    }
+    if (nearest != NULL) {
+        complain("unknown command \"%s\"; did you mean %s?", name, nearest);
+    } else {
+        complain("unknown command \"%s\"; beamlora --help lists them", name);
+    }
+    return NULL;
+}
+
+/* beamlora help [COMMAND] */
+static int help(int argc, char **argv)
+{
+    static char           flag[] = "--help";
+    char                 *arguments[] = { flag, NULL };
+    const struct command *command;
+
+    if (argc == 0 || asks_for_help(argv[0]) >= 0) {
+        print_commands(HELP_COMMON, stdout);
+        return 0;
+    }
+    command = find_command(argv[0]);
+    if (command == NULL) {
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0) {
-        fputs(usage, stdout);
+    if (argc > 1) {
+        complain("unexpected argument \"%s\"; beamlora help takes a command", argv[1]);
+        return 2;
+    }
+    return command->run(1, arguments);
+}
+
+static int run(int argc, char **argv)
+{
+    const struct command *command;
+
+    if (argc < 2) {
+        print_commands(HELP_COMMON, stderr);
+        return 2;
+    }
+    if (asks_for_help(argv[1]) >= 0) {
+        print_commands((enum help) asks_for_help(argv[1]), stdout);
         return 0;
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("beamlora %s\n", bl_version_string());
         return 0;
     }
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) {
-            return commands[i].run(argc - 2, argv + 2);
-        }
+    if (strcmp(argv[1], "help") == 0) {
+        return help(argc - 2, argv + 2);
     }
-    complain("unknown command \"%s\"; beamlora --help lists them", argv[1]);
-    return 2;
+    command = find_command(argv[1]);
+    return command != NULL ? command->run(argc - 2, argv + 2) : 2;
 }
 
 int main(int argc, char **argv)
