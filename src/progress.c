@@ -8,10 +8,14 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #define INTERVAL 1.0 /* seconds between two lines */
+#define WIDTH 80     /* of a terminal that does not say */
 
 static double seconds(void)
 {
@@ -19,6 +23,30 @@ static double seconds(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+}
+
+/* A line can be redrawn by a carriage return. */
+static int can_redraw(void)
+{
+    const char *name = getenv("TERM");
+
+    return isatty(STDERR_FILENO) && name != NULL && strcmp(name, "dumb") != 0;
+}
+
+/* Columns of the terminal, asked for anew each time: windows change. */
+static int width(void)
+{
+    struct winsize size;
+    const char    *columns = getenv("COLUMNS");
+    int            n = 0;
+
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+        n = size.ws_col;
+    }
+    if (n <= 0 && columns != NULL) {
+        n = atoi(columns);
+    }
+    return n > 0 ? n : WIDTH;
 }
 
 void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step)
@@ -30,7 +58,7 @@ void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per
                                    .start = now,
                                    .last = now,
                                    .now = now,
-                                   .terminal = isatty(STDERR_FILENO) };
+                                   .terminal = can_redraw() };
 }
 
 double progress_tokens_per_second(const struct progress *progress)
@@ -42,21 +70,38 @@ double progress_tokens_per_second(const struct progress *progress)
                : 0;
 }
 
+/* Over the old line: cut before the last column, where the cursor would move on, and the
+ * rest of the old one blanked. */
+static void redraw(struct progress *progress, const char *line)
+{
+    int room = width() - 1, length = (int) strlen(line), blank;
+
+    length = length < room ? length : room;
+    blank = (progress->drawn < room ? progress->drawn : room) - length;
+    fprintf(stderr, "\r%.*s%*s", length, line, blank > 0 ? blank : 0, "");
+    progress->drawn = length;
+}
+
 static void draw(struct progress *progress)
 {
     double left = (progress->now - progress->start) *
                   (double) (progress->steps - progress->done) / (double) progress->done;
     int64_t rest = (int64_t) (left + 0.5);
+    char    line[MESSAGE_SIZE];
 
-    fprintf(stderr,
-            "%sstep %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %" PRId64
-            ":%02d:%02d left%s",
-            progress->terminal ? "\r" : "", progress->done, progress->steps,
-            progress->loss_sum / (double) progress->loss_count,
-            progress_tokens_per_second(progress), rest / 3600, (int) (rest / 60 % 60),
-            (int) (rest % 60), progress->terminal ? "\x1b[K" : "\n");
+    snprintf(line, sizeof line,
+             "step %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %" PRId64
+             ":%02d:%02d left",
+             progress->done, progress->steps,
+             progress->loss_sum / (double) progress->loss_count,
+             progress_tokens_per_second(progress), rest / 3600, (int) (rest / 60 % 60),
+             (int) (rest % 60));
+    if (progress->terminal) {
+        redraw(progress, line);
+    } else {
+        fprintf(stderr, "%s\n", line);
+    }
     fflush(stderr);
-    progress->open = progress->terminal;
     progress->last = progress->now;
     progress->loss_sum = 0;
     progress->loss_count = 0;
@@ -75,9 +120,9 @@ void progress_step(struct progress *progress, int64_t done, double loss)
 
 void progress_end(struct progress *progress)
 {
-    if (progress->open) {
+    if (progress->drawn > 0) {
         fputc('\n', stderr);
-        progress->open = 0;
+        progress->drawn = 0;
     }
 }
 

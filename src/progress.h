@@ -1,5 +1,5 @@
 /* Progress of a training on stderr: one line that is redrawn on a terminal, plain lines
- * elsewhere, about one a second. */
+ * elsewhere, about one a second. No escape codes anywhere, and no line that wraps. */
 #ifndef BEAMLORA_SRC_PROGRESS_H
 #define BEAMLORA_SRC_PROGRESS_H
 
@@ -10,7 +10,8 @@ struct progress {
     double  start, last, now; /* seconds */
     double  loss_sum;         /* since the last line */
     int64_t loss_count;
-    int     terminal, open; /* open: a line without its end is on the terminal */
+    int     terminal; /* one that can redraw a line                   */
+    int     drawn;    /* length of the unfinished line that is on it  */
 };
 
 void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step);

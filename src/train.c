@@ -27,18 +27,23 @@
 #define NONFINITE_LIMIT 5 /* skipped steps in a row that end a training */
 #define TRAIN_FLAGS 24
 
-static const char usage[] =
-    "beamlora train --model FILE.bin --tokenizer FILE|bytes --data FILE [--out DIR] ...\n"
-    "\n"
-    "Trains adapters on windows of --context ids drawn uniformly from --data; writes\n"
-    "them to --out as a PEFT adapter. Without --out nothing is written. Text is encoded\n"
-    "as one piece without BOS. Results go to stdout, progress to stderr. Defaults are\n"
-    "in parentheses.\n"
-    "\n"
-    "--dump-gradients writes the first step as safetensors, then goes on: input_ids and\n"
-    "target_ids [windows, context], loss, each adapter's lora_A.weight, lora_B.weight\n"
-    "and lora_gate before the step, and \"grad.\" of each: of the mean loss, before\n"
-    "clipping, rows in the model file's own order.";
+static struct command_line line = {
+    .usage =
+        "beamlora train --model FILE --data FILE [--out DIR] [flags]\n"
+        "\n"
+        "Trains adapters on windows of --context ids drawn uniformly from --data; writes\n"
+        "them to --out as a PEFT adapter. Defaults are in parentheses.",
+    .details =
+        "Without --out nothing is written. Text is encoded as one piece without BOS.\n"
+        "Results go to stdout, progress to stderr.\n"
+        "\n"
+        "--dump-gradients writes the first step as safetensors, then goes on: input_ids\n"
+        "and target_ids [windows, context], loss, each adapter's lora_A.weight,\n"
+        "lora_B.weight and lora_gate before the step, and \"grad.\" of each: of the mean\n"
+        "loss, before clipping, rows in the model file's own order.",
+    .common =
+        "model tokenizer data eval-data out steps batch context method rank seed lr",
+};
 
 static const char *const lr_schedules[] = { "constant", "linear", "cosine", NULL };
 
@@ -85,16 +90,17 @@ static int parse(struct run *run, int argc, char **argv)
 {
     struct flag flags[TRAIN_FLAGS + SETTINGS_FLAGS] = {
         { "Files", FLAG_HEADING, NULL, NULL, NULL, 0, 0, 0, 0 },
-        { "model", FLAG_STRING, &run->model_path, "llama2.c .bin file (required)", NULL,
-          0, 0, 1, 0 },
-        { "tokenizer", FLAG_STRING, &run->tokenizer_path,
+        { "model", FLAG_FILE, &run->model_path, "llama2.c .bin file (required)", NULL, 0,
+          0, 1, 0 },
+        { "tokenizer", FLAG_FILE, &run->tokenizer_path,
           "llama2.c tokenizer, or \"bytes\" (for text)", NULL, 0, 0, 0, 0 },
-        { "data", FLAG_STRING, &run->data_path, "text, or ids in .u16, .u32 (required)",
+        { "data", FLAG_FILE, &run->data_path, "text, or ids in .u16, .u32 (required)",
           NULL, 0, 0, 1, 0 },
-        { "eval-data", FLAG_STRING, &run->eval_path,
+        { "eval-data", FLAG_FILE, &run->eval_path,
           "the same, for losses before and after", NULL, 0, 0, 0, 0 },
-        { "out", FLAG_STRING, &run->out, "directory for the adapter", NULL, 0, 0, 0, 0 },
-        { "dump-gradients", FLAG_STRING, &run->dump_path,
+        { "out", FLAG_DIRECTORY, &run->out, "directory for the adapter", NULL, 0, 0, 0,
+          0 },
+        { "dump-gradients", FLAG_FILE, &run->dump_path,
           "file for the first step's gradients", NULL, 0, 0, 0, 0 },
         { "json", FLAG_SWITCH, &run->json, "results once more as a last line of JSON",
           NULL, 0, 0, 0, 0 },
@@ -131,7 +137,7 @@ static int parse(struct run *run, int argc, char **argv)
     run->clip = 1;
     count += settings_flags(&run->settings, flags + count,
                             TRAIN_FLAGS + SETTINGS_FLAGS - count);
-    status = parse_flags(argc, argv, usage, flags, count);
+    status = parse_arguments(argc, argv, &line, flags, count);
     if (status != 0) {
         return status;
     }
