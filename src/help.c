@@ -125,13 +125,14 @@ static int is_shown(enum help kind, const struct command_line *line,
     return flag->type != FLAG_HEADING && is_word(line->common, flag->name);
 }
 
-/* A row for each line. */
+/* A row for each line. Columns that are empty have "-": a shell's read skips none of them
+ * then. */
 static void print_text(const char *text)
 {
     while (*text != '\0') {
         size_t length = strcspn(text, "\n");
 
-        printf("\ttext\t\t%.*s\n", (int) length, text);
+        printf("-\ttext\t-\t%.*s\n", (int) length, text);
         text += length + (text[length] == '\n');
     }
 }
@@ -143,25 +144,25 @@ static void print_table(const struct command_line *line, const struct flag *flag
 
     print_text(line->usage);
     if (line->details != NULL) {
-        printf("\ttext\t\t\n");
+        printf("-\ttext\t-\t\n");
         print_text(line->details);
     }
     if (line->common != NULL) { /* for the test that they exist */
-        printf("\tcommon\t\t%s\n", line->common);
+        printf("-\tcommon\t-\t%s\n", line->common);
     }
     if (line->argument != NULL) {
         printf("%s\t%s\t%s\t%s\n", line->argument, type_name(line->argument_type),
-               line->most > 1 ? "..." : "", line->argument_help);
+               line->most > 1 ? "..." : "-", line->argument_help);
     }
     for (int i = 0; i < count; i++) {
         const struct flag *flag = &flags[i];
 
         if (flag->type == FLAG_HEADING) {
-            printf("\theading\t\t%s\n", flag->name);
+            printf("-\theading\t-\t%s\n", flag->name);
         } else {
             format_choices(choices, sizeof choices, flag);
-            printf("--%s\t%s\t%s\t%s\n", flag->name, type_name(flag->type), choices,
-                   flag->help);
+            printf("--%s\t%s\t%s\t%s\n", flag->name, type_name(flag->type),
+                   choices[0] != '\0' ? choices : "-", flag->help);
         }
     }
 }
