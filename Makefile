@@ -121,6 +121,7 @@ LIB_SO := $(O)/libbeamlora.so
 IO_A := $(if $(IO_SRC),$(O)/libbeamlora-io.a)
 IO_SO := $(if $(IO_SRC),$(O)/libbeamlora-io.so)
 PROGRAM := $(if $(wildcard src/main.c),$(O)/beamlora)
+MAN := $(if $(PROGRAM),$(O)/man/beamlora.1)
 SRC_A := $(if $(SRC_SRC),$(O)/obj/program.a)
 HELPER_A := $(if $(HELPER_SRC),$(O)/obj/test/helpers.a)
 
@@ -133,9 +134,9 @@ shared_objects = $(1:%.c=$(O)/obj/shared/%.o)
 
 # --- what to build ------------------------------------------------------------------
 
-.PHONY: all lib static shared program tests examples
-## all: both libraries, static and shared, and the program (the default)
-all: lib program
+.PHONY: all lib static shared program man tests examples
+## all: both libraries, static and shared, the program and its man pages (the default)
+all: lib program man
 ## lib: both libraries, static and shared
 lib: static shared
 ## static: the static libraries
@@ -144,8 +145,10 @@ static: $(LIB_A) $(IO_A)
 shared: $(LIB_SO) $(IO_SO)
 ## program: the command-line program
 program: $(PROGRAM)
+## man: the man pages, from what the program says of its commands
+man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(PROGRAM)
+tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(PROGRAM) $(MAN)
 ## examples: the examples
 examples: $(EXAMPLES)
 
@@ -235,6 +238,10 @@ ALL_LIBS = $(CBLAS_LIBS) $(JANSSON_LIBS) -lm -pthread
 $(O)/beamlora: $(O)/obj/src/main.o $(SRC_A) $(IO_A) $(LIB_A)
 	$(call link,,$(ALL_LIBS))
 
+# The pages are made by the program itself, beamlora.1 as the last one
+$(O)/man/beamlora.1: $(PROGRAM) $(wildcard man/*)
+	$(if $(V),,@echo "  MAN   $(@D)";) $(SH) man/pages.sh '$(PROGRAM)' '$(@D)'
+
 # A suite is linked with the program's or the I/O library's objects only if it includes
 # one of their headers, so that it can be built while those are not
 includes = $(shell grep -l -F $(foreach h,$(notdir $(1)),-e '$(h)"') -e '<$(2)>' $(SUITE_SRC) \
@@ -277,13 +284,15 @@ run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
+run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
 .PHONY: check check-one check-golden check-examples check-program check-docs
 ## check: all tests: suites, golden runs, examples, program, code in the documentation
 check: tests shared
-	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) $(run_docs)
+	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) $(run_cli) \
+	    $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
 check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
@@ -299,8 +308,8 @@ check-examples: $(EXAMPLES) shared
 	@$(RUN_ENV) $(RUN) $(run_examples)
 
 ## check-program: run the program's tests
-check-program: $(TOOLS) $(PROGRAM)
-	@$(RUN_ENV) $(RUN) $(run_program)
+check-program: $(TOOLS) $(PROGRAM) $(MAN)
+	@$(RUN_ENV) $(RUN) $(run_program) $(run_cli)
 
 ## check-docs: code in README.md and docs/guide.md runs and is that of the examples
 check-docs: shared
@@ -373,7 +382,7 @@ check-install: all
 ## check-scripts: the scripts with shellcheck, if there is one
 check-scripts:
 	@if command -v shellcheck >/dev/null; then \
-	    shellcheck $(wildcard test/scripts/*.sh) .ci/run && \
+	    shellcheck $(wildcard test/scripts/*.sh man/*.sh) .ci/run && \
 	    shellcheck -S warning $(wildcard test/*.sh) && echo "scripts: ok"; \
 	else echo "scripts: no shellcheck, skipped"; fi
 
@@ -400,6 +409,11 @@ bindir ?= $(exec_prefix)/bin
 libdir ?= $(exec_prefix)/lib
 includedir ?= $(prefix)/include
 pkgconfigdir ?= $(libdir)/pkgconfig
+datadir ?= $(prefix)/share
+mandir ?= $(datadir)/man
+bashcompdir ?= $(datadir)/bash-completion/completions
+zshcompdir ?= $(datadir)/zsh/site-functions
+fishcompdir ?= $(datadir)/fish/vendor_completions.d
 INSTALL ?= install
 
 D = $(DESTDIR)
@@ -414,10 +428,11 @@ fill_pc = sed -e 's|@prefix@|$(prefix)|' -e 's|@libdir@|$(call pc_path,$(libdir)
     -e 's|@BLAS_LIBS@|$(strip $(CBLAS_LIBS))|'
 
 .PHONY: install install-headers install-static install-shared install-pc install-program \
-    uninstall
+    install-man install-completion uninstall
 ## install: everything, to prefix (and below DESTDIR)
-install: install-headers install-static install-shared install-pc install-program
-## install-headers: (and -static, -shared, -pc, -program) a part of it
+install: install-headers install-static install-shared install-pc install-program \
+    install-man install-completion
+## install-headers: (and -static, -shared, -pc, -program, -man, -completion) a part of it
 install-headers:
 	$(Q)$(INSTALL) -d '$(D)$(includedir)'
 	$(Q)$(INSTALL) -m 644 $(HEADERS) '$(D)$(includedir)'
@@ -438,12 +453,24 @@ install-program: program
 	$(if $(PROGRAM),$(Q)$(INSTALL) -d '$(D)$(bindir)')
 	$(if $(PROGRAM),$(Q)$(INSTALL) -m 755 $(PROGRAM) '$(D)$(bindir)')
 
+install-man: man
+	$(if $(MAN),$(Q)$(INSTALL) -d '$(D)$(mandir)/man1')
+	$(if $(MAN),$(Q)$(INSTALL) -m 644 $(O)/man/*.1 '$(D)$(mandir)/man1')
+install-completion:
+	$(Q)$(INSTALL) -d '$(D)$(bashcompdir)' '$(D)$(zshcompdir)' '$(D)$(fishcompdir)'
+	$(Q)$(INSTALL) -m 644 share/completion/beamlora.bash '$(D)$(bashcompdir)/beamlora'
+	$(Q)$(INSTALL) -m 644 share/completion/_beamlora '$(D)$(zshcompdir)'
+	$(Q)$(INSTALL) -m 644 share/completion/beamlora.fish '$(D)$(fishcompdir)'
+
 ## uninstall: remove what install has put there
 uninstall:
 	$(Q)for n in $(NAMES); do rm -f '$(D)$(libdir)'/lib$$n.a '$(D)$(libdir)'/lib$$n.so \
 	    '$(D)$(libdir)'/lib$$n.so.$(SOVERSION) '$(D)$(libdir)'/lib$$n.so.$(VERSION) \
 	    '$(D)$(pkgconfigdir)'/$$n.pc; done
-	$(Q)rm -f $(patsubst include/%,'$(D)$(includedir)'/%,$(HEADERS)) '$(D)$(bindir)'/beamlora
+	$(Q)rm -f $(patsubst include/%,'$(D)$(includedir)'/%,$(HEADERS)) '$(D)$(bindir)'/beamlora \
+	    '$(D)$(mandir)'/man1/beamlora.1 '$(D)$(mandir)'/man1/beamlora-*.1 \
+	    '$(D)$(bashcompdir)/beamlora' '$(D)$(zshcompdir)/_beamlora' \
+	    '$(D)$(fishcompdir)/beamlora.fish'
 
 # --- the rest -----------------------------------------------------------------------
 

@@ -77,8 +77,14 @@ int command_eval(int argc, char **argv)
     struct data           data = { NULL, 0 };
     struct llama_adapters adapters = { NULL, NULL };
 
-    status = parse_flags(argc, argv, "beamlora eval --model FILE --data FILE [flags]",
-                         flags, (int) (sizeof flags / sizeof *flags));
+    status = parse_flags(
+        argc, argv,
+        "beamlora eval --model FILE --data FILE [flags]\n"
+        "\n"
+        "Measures the loss on the data, cut into windows of --context ids, one after\n"
+        "the other. Every id but the first is predicted once, from what is before it\n"
+        "in its window.",
+        flags, (int) (sizeof flags / sizeof *flags));
     if (status != 0) {
         return status == 1 ? 0 : status;
     }

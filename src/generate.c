@@ -248,9 +248,12 @@ int command_generate(int argc, char **argv)
     struct tokenizer     *tokenizer = NULL;
     struct llama_adapters adapters = { NULL, NULL };
 
-    status = parse_flags(argc, argv,
-                         "beamlora generate --model FILE --tokenizer FILE|bytes [flags]",
-                         flags, (int) (sizeof flags / sizeof *flags));
+    status = parse_flags(
+        argc, argv,
+        "beamlora generate --model FILE --tokenizer FILE|bytes [flags]\n"
+        "\n"
+        "Continues --prompt, up to a BOS or --tokens; samples as llama2.c's run does.",
+        flags, (int) (sizeof flags / sizeof *flags));
     if (status != 0) {
         return status == 1 ? 0 : status;
     }

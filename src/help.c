@@ -1,6 +1,6 @@
 /*
- * --help from the tables of flags: the common ones on a screen of 80 columns and 24 lines,
- * all of them under their headings, or the tables themselves for scripts.
+ * --help from the tables of flags: the common ones on a screen of 80 columns and 24
+ * lines, all of them under their headings, or the tables themselves for scripts.
  */
 #include "program.h"
 

@@ -43,8 +43,8 @@ static void print_commands(enum help kind, FILE *stream)
     if (kind != HELP_TABLE) {
         fputs(
             "\n"
-            "beamlora COMMAND --help tells of a command and its flags, --help=all of all\n"
-            "its flags; beamlora --version. Results go to stdout, all else to stderr.\n"
+            "beamlora COMMAND --help tells what it does and its common flags, --help=all\n"
+            "all of them; beamlora --version. Results go to stdout, all else to stderr.\n"
             "Exit status: 0 fine, 1 failed, 2 wrong usage, 130 interrupted.\n",
             stream);
     }

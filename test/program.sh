@@ -131,7 +131,7 @@ refused 2 'needs a value' train $files --steps
 refused 2 'needs a value' train $files --steps --rank 4
 refused 2 'takes no value' train $files --json=1
 refused 2 'unexpected argument' train $files stray
-refused 2 'unexpected argument' train $files -h
+refused 2 'unexpected argument' train $files -x
 for value in 0 -1 1.5 3x 0x10 ' 3' '' 1e3 99999999999999999999; do
     refused 2 'steps' train $files --steps "$value"
 done
