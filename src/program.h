@@ -59,7 +59,7 @@ struct command_line {
     const char    *argument;      /* "RUN": what is given without a flag              */
     const char    *argument_help; /* one line                                         */
     enum flag_type argument_type; /* FLAG_STRING, FLAG_FILE or FLAG_DIRECTORY         */
-    int            least, most;   /* how many of it                                   */
+    int            least, most;   /* how many of it; INT_MAX: any number              */
     int            given;         /* set by parse_arguments                           */
 };
 
