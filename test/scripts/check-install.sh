@@ -92,7 +92,15 @@ if [ -f "$tmp/all/bin/beamlora" ]; then
     "$tmp/moved" --help > /dev/null || fail "the moved program does not run"
     mv "$tmp/moved" "$tmp/all/bin/beamlora"
 fi
+for file in man/man1/beamlora.1 man/man1/beamlora-train.1 \
+    bash-completion/completions/beamlora zsh/site-functions/_beamlora \
+    fish/vendor_completions.d/beamlora.fish; do
+    [ -s "$tmp/all/share/$file" ] || fail "share/$file is missing"
+done
+# pages of other programs are not ours to remove
+: > "$tmp/all/share/man/man1/beamloran.1"
 $quiet uninstall prefix="$tmp/all"
+rm "$tmp/all/share/man/man1/beamloran.1" || fail "uninstall removes pages of others"
 left=$(find "$tmp/all" ! -type d)
 [ -z "$left" ] || fail "left behind: $left"
 
@@ -108,7 +116,9 @@ left=$(find "$tmp/static" ! -type d)
 
 # below DESTDIR, with directories of the user's choice
 $quiet install DESTDIR="$tmp/dest dir" prefix=/usr libdir=/usr/lib64 \
-    includedir=/usr/include/beamlora
+    includedir=/usr/include/beamlora mandir=/usr/man bashcompdir=/etc/bash_completion.d
+[ -f "$tmp/dest dir/usr/man/man1/beamlora.1" ] || fail "mandir is not respected"
+[ -f "$tmp/dest dir/etc/bash_completion.d/beamlora" ] || fail "bashcompdir is not respected"
 [ -f "$tmp/dest dir/usr/lib64/libbeamlora.a" ] || fail "libdir is not respected"
 [ -f "$tmp/dest dir/usr/include/beamlora/beamlora.h" ] || fail "includedir is not respected"
 grep -q -F "libdir=\${prefix}/lib64" "$tmp/dest dir/usr/lib64/pkgconfig/beamlora.pc" ||
@@ -117,7 +127,7 @@ if grep -r -q -F "$tmp" "$tmp/dest dir"/usr/lib64/pkgconfig; then
     fail "DESTDIR is in a .pc file"
 fi
 $quiet uninstall DESTDIR="$tmp/dest dir" prefix=/usr libdir=/usr/lib64 \
-    includedir=/usr/include/beamlora
+    includedir=/usr/include/beamlora mandir=/usr/man bashcompdir=/etc/bash_completion.d
 left=$(find "$tmp/dest dir" ! -type d)
 [ -z "$left" ] || fail "left behind: $left"
 
