@@ -228,22 +228,6 @@ static void orders_free(struct orders *orders)
     free(orders->k);
 }
 
-/* Hugging Face's row h hd + b hd/2 + i is row h hd + 2i + b where rotary pairs are
- * neighbours; see docs/peft.md. */
-static int64_t *rotary_order(int64_t heads, int64_t head_dim)
-{
-    int64_t *order = malloc((size_t) (heads * head_dim) * sizeof *order);
-
-    for (int64_t h = 0; order != NULL && h < heads; h++) {
-        for (int64_t b = 0; b < 2; b++) {
-            for (int64_t i = 0; i < head_dim / 2; i++) {
-                order[h * head_dim + b * (head_dim / 2) + i] = h * head_dim + 2 * i + b;
-            }
-        }
-    }
-    return order;
-}
-
 static int orders_create(struct orders *orders, const struct llama_adapters *adapters,
                          const struct llama *model, char *error, size_t size)
 {
@@ -251,8 +235,8 @@ static int orders_create(struct orders *orders, const struct llama_adapters *ada
     int64_t                    count = 0;
 
     orders->at = calloc((size_t) slots(model), sizeof *orders->at);
-    orders->q = rotary_order(config->heads, config->head_dim);
-    orders->k = rotary_order(config->kv_heads, config->head_dim);
+    orders->q = llama_rotary_order(config->heads, config->head_dim);
+    orders->k = llama_rotary_order(config->kv_heads, config->head_dim);
     if (orders->at == NULL || orders->q == NULL || orders->k == NULL) {
         orders_free(orders);
         snprintf(error, size, "out of memory for the order of rows");

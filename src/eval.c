@@ -88,7 +88,7 @@ int command_eval(int argc, char **argv)
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
-    if (llama_load_bin(&model, model_path, error, sizeof error) != 0 ||
+    if (llama_load(&model, model_path, error, sizeof error) != 0 ||
         (tokenizer_name && tokenizer_open(&tokenizer, tokenizer_name, model->config.vocab,
                                           error, sizeof error) != 0) ||
         data_load(&data, data_path, tokenizer, model->config.vocab, error,

@@ -259,7 +259,7 @@ int command_generate(int argc, char **argv)
     }
     /* The generator stands still at 0. */
     sampler.state = seed != 0 ? seed : 0x9E3779B97F4A7C15u;
-    if (llama_load_bin(&model, model_path, error, sizeof error) != 0 ||
+    if (llama_load(&model, model_path, error, sizeof error) != 0 ||
         tokenizer_open(&tokenizer, tokenizer_name, model->config.vocab, error,
                        sizeof error) != 0 ||
         (adapter_path &&

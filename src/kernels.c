@@ -57,10 +57,27 @@ void rmsnorm_backward(float *dx, const float *dy, const float *inverse, const fl
 
 /* ===== Rotary positions =================================================== */
 
-void rope_table(float *table, int64_t positions, int64_t head_dim, double theta)
+double rope_frequency(int64_t i, int64_t head_dim, double theta,
+                      const struct rope_scaling *scaling)
+{
+    const double two_pi = 6.283185307179586;
+    double       frequency = pow(theta, -2.0 * (double) i / (double) head_dim);
+    double       waves, share; /* in the old context; of the frequency that stays */
+
+    if (scaling->factor == 0) {
+        return frequency;
+    }
+    waves = scaling->context * frequency / two_pi;
+    share = (waves - scaling->low) / (scaling->high - scaling->low);
+    share = share < 0 ? 0 : share > 1 ? 1 : share;
+    return share * frequency + (1 - share) * frequency / scaling->factor;
+}
+
+void rope_table(float *table, int64_t positions, int64_t head_dim, double theta,
+                const struct rope_scaling *scaling)
 {
     for (int64_t i = 0; i < head_dim / 2; i++) {
-        double frequency = pow(theta, -2.0 * (double) i / (double) head_dim);
+        double frequency = rope_frequency(i, head_dim, theta, scaling);
         for (int64_t t = 0; t < positions; t++) {
             double angle = (double) t * frequency;
             table[t * head_dim + 2 * i] = (float) cos(angle);

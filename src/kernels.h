@@ -19,8 +19,18 @@ void rmsnorm_again(float *y, const float *inverse, const float *x, const float *
 void rmsnorm_backward(float *dx, const float *dy, const float *inverse, const float *x,
                       const float *w, int64_t n, int64_t dim);
 
+/* Llama 3's change of the frequencies; factor 0: none. A wave longer than context / low
+ * is slowed by factor, one shorter than context / high is not, in between partly. */
+struct rope_scaling {
+    double factor, low, high, context;
+};
+
+/* The angle of pair i, one of head_dim / 2, from one position to the next. */
+double rope_frequency(int64_t i, int64_t head_dim, double theta,
+                      const struct rope_scaling *scaling);
 /* table [positions, head_dim]: cosine and sine, alternating, of every pair's angle */
-void rope_table(float *table, int64_t positions, int64_t head_dim, double theta);
+void rope_table(float *table, int64_t positions, int64_t head_dim, double theta,
+                const struct rope_scaling *scaling);
 /* Rotate x [n, heads, head_dim] in place; row i stands at position i % length of table.
  * direction: 1 forward, -1 back. interleaved: as in struct llama_config. */
 void rope_rotate(float *x, const float *table, int64_t n, int64_t length, int64_t heads,

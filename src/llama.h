@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "beamlora.h"
+#include "kernels.h"
 #include "weight.h"
 
 enum llama_projection {
@@ -26,7 +27,13 @@ enum llama_projection {
 struct llama_config {
     int64_t dim, hidden, layers, heads, kv_heads, head_dim, vocab, max_context;
     double  norm_epsilon, rope_theta;
+    struct rope_scaling rope_scaling;
+
     int interleaved; /* rotary pairs, 1: (2i, 2i+1), llama2.c; 0: (i, i + head_dim/2) */
+    int tied;        /* the head is the embedding */
+
+    int64_t bos, eos;      /* ids, -1: not known                               */
+    char    tokenizer[16]; /* "bytes": ids are bytes, 256 BOS; "": not known   */
 };
 
 struct llama_layer {
@@ -40,18 +47,47 @@ struct llama {
     struct weight       head;      /* [vocab, dim], the embedding's data if tied */
     const float        *final_norm;
     struct llama_layer *layers;
-    void               *map; /* the mapped file the weights live in */
-    size_t              map_bytes;
+
+    void                   *map; /* the mapped file the weights live in, or */
+    size_t                  map_bytes;
+    struct bl_safetensors **files; /* [file_count] */
+    int64_t                 file_count;
+    float                  *norms; /* copies, where the norms are not used in place */
 };
 
-/* 0, or -1 with a line (file name included) in error[size]. */
-int  llama_load_bin(struct llama **out, const char *path, char *error, size_t size);
+/* path: a llama2.c .bin file or a Hugging Face directory. Weights are used where the
+ * file is mapped. 0, or -1 with a line (file name included) in error[size]. */
+int  llama_load(struct llama **out, const char *path, char *error, size_t size);
 void llama_free(struct llama *model);
+
+/* Write a Hugging Face directory: config.json and model.safetensors, of dtype BL_F32 or
+ * BL_BF16 (rounded to nearest even). Made if absent; either file appears whole or not at
+ * all. 0, or -1 with a line in error[size]. */
+int llama_save(const struct llama *model, const char *directory, int32_t dtype,
+               char *error, size_t size);
 
 /* Shape of a projection's weight, and its name below a layer: "self_attn.q_proj". */
 void        llama_projection_shape(const struct llama_config *config, int projection,
                                    int64_t *out, int64_t *in);
 const char *llama_projection_name(int projection);
+
+/* The tensors of a model as Hugging Face names them, number 0 to count - 1: embedding,
+ * final norm, of each layer both norms and the projections, and the head if not tied. */
+#define LLAMA_NAME_SIZE 80
+struct llama_tensor {
+    char    name[LLAMA_NAME_SIZE]; /* "model.layers.0.self_attn.q_proj.weight" */
+    int64_t shape[2];
+    int     dims; /* 1: a norm, shape[0] = dim */
+};
+int64_t llama_tensor_count(const struct llama_config *config);
+void    llama_get_tensor(const struct llama_config *config, int64_t index,
+                         struct llama_tensor *out);
+/* Where its values are, as they are in the model (q and k in its own rotary order). */
+struct weight llama_get_weight(const struct llama *model, int64_t index);
+
+/* Row i of a q or k projection in Hugging Face's order is row order[i] where rotary pairs
+ * are neighbours. [heads * head_dim], to be freed; NULL when out of memory. */
+int64_t *llama_rotary_order(int64_t heads, int64_t head_dim);
 
 /*
  * The adapters of a model: at[layer * LLAMA_PROJECTIONS + projection], NULL where the

@@ -71,7 +71,7 @@ int llama_decoder_create(struct llama_decoder **out, const struct llama *model,
                  (long long) context);
         goto failed;
     }
-    rope_table(decoder->rope, context, c->head_dim, c->rope_theta);
+    rope_table(decoder->rope, context, c->head_dim, c->rope_theta, &c->rope_scaling);
     if (llama_tapes_create(&decoder->tapes, model, adapters, 1, 0, error, size) != 0) {
         goto failed;
     }

@@ -205,7 +205,8 @@ int llama_pass_create(struct llama_pass **out, const struct llama *model,
     carver.base = pass->block;
     carver.count = 0;
     lay_out(pass, &carver);
-    rope_table(pass->rope, context, model->config.head_dim, model->config.rope_theta);
+    rope_table(pass->rope, context, model->config.head_dim, model->config.rope_theta,
+               &model->config.rope_scaling);
     if (llama_tapes_create(&pass->tapes, model, adapters, batch * context, keep, error,
                            size) != 0) {
         llama_pass_free(pass);

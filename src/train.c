@@ -188,7 +188,7 @@ static int prepare(struct run *run)
     size_t size = sizeof run->error;
     size_t ids = (size_t) (run->batch * run->accumulate * run->context);
 
-    if (llama_load_bin(&run->model, run->model_path, error, size) != 0 ||
+    if (llama_load(&run->model, run->model_path, error, size) != 0 ||
         (run->tokenizer_path != NULL &&
          tokenizer_open(&run->tokenizer, run->tokenizer_path, run->model->config.vocab,
                         error, size) != 0) ||

@@ -64,7 +64,7 @@ static struct llama *make_model(const struct shape *s)
 
     memcpy(header, s, sizeof header);
     path = write_file(header, floats_of(s), 0);
-    status = llama_load_bin(&model, path, error, sizeof error);
+    status = llama_load(&model, path, error, sizeof error);
     unlink(path);
     ck_assert_msg(status == 0, "%s", error);
     return model;
@@ -496,7 +496,7 @@ static void refused(const int32_t *header, int64_t count, int more, const char *
 {
     struct llama *model = NULL;
     const char   *path = write_file(header, count, more);
-    int           status = llama_load_bin(&model, path, error, sizeof error);
+    int           status = llama_load(&model, path, error, sizeof error);
 
     unlink(path);
     ck_assert_int_eq(status, -1);
@@ -540,10 +540,10 @@ START_TEST(files_that_are_no_model)
     header[4] = 2;
     refused(header, count, 0, "n_kv_heads");
 
-    ck_assert_int_eq(llama_load_bin(&model, "/nonexistent", error, sizeof error), -1);
+    ck_assert_int_eq(llama_load(&model, "/nonexistent", error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "/nonexistent"));
-    ck_assert_int_eq(llama_load_bin(&model, "/tmp", error, sizeof error), -1);
-    ck_assert_int_eq(llama_load_bin(&model, "/dev/null", error, sizeof error), -1);
+    ck_assert_int_eq(llama_load(&model, "/tmp", error, sizeof error), -1);
+    ck_assert_int_eq(llama_load(&model, "/dev/null", error, sizeof error), -1);
 }
 END_TEST
 
@@ -555,7 +555,7 @@ START_TEST(files_shorter_than_a_header)
         struct llama *model = NULL;
         ck_assert_int_eq(ftruncate(handle, extent), 0);
         close(handle);
-        ck_assert_int_eq(llama_load_bin(&model, path, error, sizeof error), -1);
+        ck_assert_int_eq(llama_load(&model, path, error, sizeof error), -1);
         ck_assert_ptr_nonnull(strstr(error, "header"));
         unlink(path);
     }
@@ -591,7 +591,7 @@ START_TEST(the_story_is_llama2_c_s)
                path[0]);
         return;
     }
-    ck_assert_int_eq(llama_load_bin(&model, path[0], error, sizeof error), 0);
+    ck_assert_int_eq(llama_load(&model, path[0], error, sizeof error), 0);
     ck_assert_int_eq(
         tokenizer_open(&tokenizer, path[1], model->config.vocab, error, sizeof error), 0);
     ck_assert_int_eq(

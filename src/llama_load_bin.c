@@ -6,7 +6,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "llama.h"
+#include "llama_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,7 +48,7 @@ static const float *take(struct cursor *cursor, int64_t times, int64_t rows,
 }
 
 /* Walk the arrays in the order of the file; with layers still NULL only count. */
-static void place(struct llama *model, struct cursor *cursor, int tied)
+static void place(struct llama *model, struct cursor *cursor)
 {
     static const int           before[] = { LLAMA_Q, LLAMA_K, LLAMA_V, LLAMA_O };
     static const int           after[] = { LLAMA_GATE, LLAMA_DOWN, LLAMA_UP };
@@ -71,7 +71,7 @@ static void place(struct llama *model, struct cursor *cursor, int tied)
     model->final_norm = take(cursor, 1, 1, c->dim);
     take(cursor, 2, c->max_context, c->head_dim / 2);
     model->head = model->embedding;
-    if (!tied) {
+    if (!c->tied) {
         model->head.data = take(cursor, 1, c->vocab, c->dim);
     }
 
@@ -87,8 +87,8 @@ static void place(struct llama *model, struct cursor *cursor, int tied)
     }
 }
 
-static int read_header(struct llama_config *c, int *tied, const void *data,
-                       const char *path, char *error, size_t size)
+static int read_header(struct llama_config *c, const void *data, const char *path,
+                       char *error, size_t size)
 {
     static const char *const names[] = { "dim",     "hidden_dim", "n_layers",
                                          "n_heads", "n_kv_heads", "vocab_size",
@@ -103,13 +103,13 @@ static int read_header(struct llama_config *c, int *tied, const void *data,
             return -1;
         }
     }
-    *tied = header[5] > 0;
+    c->tied = header[5] > 0;
     c->dim = header[0];
     c->hidden = header[1];
     c->layers = header[2];
     c->heads = header[3];
     c->kv_heads = header[4];
-    c->vocab = *tied ? header[5] : -(int64_t) header[5];
+    c->vocab = c->tied ? header[5] : -(int64_t) header[5];
     c->max_context = header[6];
     if (c->dim % c->heads != 0) {
         snprintf(error, size, "%s: dim %d is not a multiple of n_heads %d", path,
@@ -130,6 +130,8 @@ static int read_header(struct llama_config *c, int *tied, const void *data,
     c->norm_epsilon = 1e-5;
     c->rope_theta = 10000.0;
     c->interleaved = 1;
+    c->bos = -1; /* the file does not say; its tokenizer does */
+    c->eos = -1;
     return 0;
 }
 
@@ -173,18 +175,17 @@ int llama_load_bin(struct llama **out, const char *path, char *error, size_t siz
 {
     struct llama *model = calloc(1, sizeof *model);
     struct cursor cursor = { NULL, 0, 0 };
-    int           tied;
 
     if (!model) {
         snprintf(error, size, "%s: out of memory", path);
         return -1;
     }
     if (map_file(model, path, error, size) != 0 ||
-        read_header(&model->config, &tied, model->map, path, error, size) != 0) {
+        read_header(&model->config, model->map, path, error, size) != 0) {
         goto failed;
     }
     /* The file's size is compared before anything is made as large as the header says. */
-    place(model, &cursor, tied);
+    place(model, &cursor);
     if (cursor.overflow ||
         HEADER_BYTES + (uint64_t) cursor.count * sizeof(float) != model->map_bytes) {
         if (cursor.overflow) {
@@ -204,61 +205,11 @@ int llama_load_bin(struct llama **out, const char *path, char *error, size_t siz
     }
     cursor.at = (const float *) (const void *) ((const char *) model->map + HEADER_BYTES);
     cursor.count = 0;
-    place(model, &cursor, tied);
+    place(model, &cursor);
     *out = model;
     return 0;
 
 failed:
     llama_free(model);
     return -1;
-}
-
-void llama_free(struct llama *model)
-{
-    if (!model) {
-        return;
-    }
-    if (model->map) {
-        munmap(model->map, model->map_bytes);
-    }
-    free(model->layers);
-    free(model);
-}
-
-void llama_projection_shape(const struct llama_config *config, int projection,
-                            int64_t *out, int64_t *in)
-{
-    int64_t query = config->heads * config->head_dim;
-    int64_t key = config->kv_heads * config->head_dim;
-
-    *in = config->dim;
-    switch (projection) {
-    case LLAMA_Q:
-        *out = query;
-        break;
-    case LLAMA_K:
-    case LLAMA_V:
-        *out = key;
-        break;
-    case LLAMA_O:
-        *out = config->dim;
-        *in = query;
-        break;
-    case LLAMA_DOWN:
-        *out = config->dim;
-        *in = config->hidden;
-        break;
-    default:
-        *out = config->hidden;
-        break;
-    }
-}
-
-const char *llama_projection_name(int projection)
-{
-    static const char *const names[LLAMA_PROJECTIONS] = {
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
-    };
-    return names[projection];
 }
