@@ -6,14 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "beamlora_io.h"
 #include "llama_file.h"
 
-#define EACH (2 + LLAMA_PROJECTIONS) /* tensors of a layer */
-
 int llama_load(struct llama **out, const char *path, char *error, size_t size)
 {
+    struct stat status;
+
+    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        return llama_load_hf(out, path, error, size);
+    }
     return llama_load_bin(out, path, error, size);
 }
 
@@ -76,13 +80,14 @@ const char *llama_projection_name(int projection)
 
 int64_t llama_tensor_count(const struct llama_config *config)
 {
-    return 2 + config->layers * EACH + !config->tied;
+    return 2 + config->layers * LLAMA_LAYER_TENSORS + !config->tied;
 }
 
 void llama_get_tensor(const struct llama_config *config, int64_t index,
                       struct llama_tensor *out)
 {
-    int64_t     layer = (index - 2) / EACH, part = (index - 2) % EACH;
+    int64_t layer = (index - 2) / LLAMA_LAYER_TENSORS,
+            part = (index - 2) % LLAMA_LAYER_TENSORS;
     const char *ends = index == 0 ? "model.embed_tokens" : "model.norm";
 
     memset(out, 0, sizeof *out);
@@ -111,7 +116,8 @@ void llama_get_tensor(const struct llama_config *config, int64_t index,
 
 struct weight llama_get_weight(const struct llama *model, int64_t index)
 {
-    int64_t                   layer = (index - 2) / EACH, part = (index - 2) % EACH;
+    int64_t                   layer = (index - 2) / LLAMA_LAYER_TENSORS;
+    int64_t                   part = (index - 2) % LLAMA_LAYER_TENSORS;
     const struct llama_layer *at;
 
     if (index == 0) {
@@ -128,6 +134,29 @@ struct weight llama_get_weight(const struct llama *model, int64_t index)
         return (struct weight){ part == 0 ? at->attention_norm : at->ffn_norm, BL_F32 };
     }
     return at->projection[part - 2];
+}
+
+void llama_set_weight(struct llama *model, int64_t index, struct weight weight)
+{
+    int64_t layer = (index - 2) / LLAMA_LAYER_TENSORS;
+    int64_t part = (index - 2) % LLAMA_LAYER_TENSORS;
+
+    if (index == 0) {
+        model->embedding = weight;
+        if (model->config.tied) {
+            model->head = weight;
+        }
+    } else if (index == 1) {
+        model->final_norm = weight.data;
+    } else if (layer == model->config.layers) {
+        model->head = weight;
+    } else if (part == 0) {
+        model->layers[layer].attention_norm = weight.data;
+    } else if (part == 1) {
+        model->layers[layer].ffn_norm = weight.data;
+    } else {
+        model->layers[layer].projection[part - 2] = weight;
+    }
 }
 
 /* ===== Rotary order ======================================================= */

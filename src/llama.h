@@ -74,6 +74,7 @@ const char *llama_projection_name(int projection);
 /* The tensors of a model as Hugging Face names them, number 0 to count - 1: embedding,
  * final norm, of each layer both norms and the projections, and the head if not tied. */
 #define LLAMA_NAME_SIZE 80
+#define LLAMA_LAYER_TENSORS (2 + LLAMA_PROJECTIONS) /* from number 2 on, by layer */
 struct llama_tensor {
     char    name[LLAMA_NAME_SIZE]; /* "model.layers.0.self_attn.q_proj.weight" */
     int64_t shape[2];
@@ -82,8 +83,10 @@ struct llama_tensor {
 int64_t llama_tensor_count(const struct llama_config *config);
 void    llama_get_tensor(const struct llama_config *config, int64_t index,
                          struct llama_tensor *out);
-/* Where its values are, as they are in the model (q and k in its own rotary order). */
+/* Where its values are, as they are in the model (q and k in its own rotary order); a
+ * norm's are aligned floats, also those to be set. The embedding sets a tied head too. */
 struct weight llama_get_weight(const struct llama *model, int64_t index);
+void          llama_set_weight(struct llama *model, int64_t index, struct weight weight);
 
 /* Row i of a q or k projection in Hugging Face's order is row order[i] where rotary pairs
  * are neighbours. [heads * head_dim], to be freed; NULL when out of memory. */
