@@ -102,9 +102,13 @@ static int open_shards(struct source *source)
         }
         number = json_object_get(source->opened, file);
         if (number == NULL) {
-            number = json_integer(source->model->file_count);
-            if (open_file(source, file) != 0 ||
-                json_object_set_new(source->opened, file, number) != 0) {
+            if (open_file(source, file) != 0) {
+                return -1;
+            }
+            number = json_integer(source->model->file_count - 1);
+            if (json_object_set_new(source->opened, file, number) != 0) {
+                snprintf(source->error, source->size, "%s: out of memory",
+                         source->directory);
                 return -1;
             }
         }
