@@ -7,12 +7,12 @@
 #include "adapters.h"
 
 #include "beamlora_io.h"
+#include "memory.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define NAME_SIZE 64 /* "model.layers.<19 digits>.self_attn.q_proj" and more */
 
@@ -119,25 +119,17 @@ static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_
     return spec;
 }
 
-/* The system grants more memory than it has and kills who uses it: ask before. */
 static int check_memory(const struct specs *specs, const bl_options *options, char *error,
                         size_t size)
 {
     bl_memory memory = { .size = sizeof memory };
-    double    machine = (double) sysconf(_SC_PHYS_PAGES) * (double) sysconf(_SC_PAGESIZE);
 
     if (bl_memory_query(specs->list, specs->count, options, 0, &memory) != 0) {
         snprintf(error, size, "%s", bl_last_error());
         return -1;
     }
-    if (machine > 0 && (double) memory.total > machine) {
-        snprintf(error, size,
-                 "the adapters need %.1f GiB, the machine has %.1f: a smaller --rank or "
-                 "fewer --targets",
-                 (double) memory.total / 0x1p30, machine / 0x1p30);
-        return -1;
-    }
-    return 0;
+    return memory_check((double) memory.total, "the adapters",
+                        "a smaller --rank or fewer --targets", error, size);
 }
 
 static int create_group(struct llama_adapters *out, const struct llama *model,

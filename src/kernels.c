@@ -55,6 +55,28 @@ void rmsnorm_backward(float *dx, const float *dy, const float *inverse, const fl
     }
 }
 
+/* dw_j += sum_i dy_ij x_ij / rms_i, in double, a stripe of columns at a time */
+void rmsnorm_weight_backward(float *dw, const float *dy, const float *inverse,
+                             const float *x, int64_t n, int64_t dim)
+{
+    enum { STRIPE = 32 };
+
+    for (int64_t first = 0; first < dim; first += STRIPE) {
+        int64_t width = dim - first < STRIPE ? dim - first : STRIPE;
+        double  sums[STRIPE] = { 0 };
+
+        for (int64_t i = 0; i < n; i++) {
+            const float *xi = x + i * dim + first, *dyi = dy + i * dim + first;
+            for (int64_t j = 0; j < width; j++) {
+                sums[j] += (double) dyi[j] * (inverse[i] * xi[j]);
+            }
+        }
+        for (int64_t j = 0; j < width; j++) {
+            dw[first + j] += (float) sums[j];
+        }
+    }
+}
+
 /* ===== Rotary positions =================================================== */
 
 double rope_frequency(int64_t i, int64_t head_dim, double theta,

@@ -18,6 +18,9 @@ void rmsnorm_again(float *y, const float *inverse, const float *x, const float *
 /* dx is added to */
 void rmsnorm_backward(float *dx, const float *dy, const float *inverse, const float *x,
                       const float *w, int64_t n, int64_t dim);
+/* dw is added to: what the same dy says of w */
+void rmsnorm_weight_backward(float *dw, const float *dy, const float *inverse,
+                             const float *x, int64_t n, int64_t dim);
 
 /* Llama 3's change of the frequencies; factor 0: none. A wave longer than context / low
  * is slowed by factor, one shorter than context / high is not, in between partly. */

@@ -1,7 +1,8 @@
 /*
  * A Llama-architecture network on the CPU: weights, one forward and backward over
  * whole windows for training and evaluation, and one token at a time for generation.
- * Weights are frozen; gradients go to the adapters attached to the projections.
+ * Gradients go to the adapters attached to the projections; or to the weights themselves,
+ * where full fine-tuning asks for them.
  */
 #ifndef BEAMLORA_SRC_LLAMA_H
 #define BEAMLORA_SRC_LLAMA_H
@@ -121,8 +122,25 @@ int llama_forward(struct llama_pass *pass, int64_t batch, int64_t length,
                   const int32_t *ids, const int32_t *targets, int64_t key, double *sum,
                   int64_t *predicted, char *error, size_t size);
 
-/* Backward of the last forward: gradients of scale * sum are added to the adapters'. */
+/* Backward of the last forward: gradients of scale * sum are added to what is there. */
 int llama_backward(struct llama_pass *pass, double scale, char *error, size_t size);
+
+/* Where the weights' gradients go: arrays shaped as the weights. */
+struct llama_layer_gradients {
+    float *attention_norm, *ffn_norm;
+    float *projection[LLAMA_PROJECTIONS];
+};
+
+struct llama_gradients {
+    float                        *embedding, *head; /* one array if tied */
+    float                        *final_norm;
+    struct llama_layer_gradients *layers;
+};
+
+/* From now on llama_backward adds the gradients of all weights there too. The pass must
+ * have been made to keep, and without adapters. */
+void llama_pass_train_weights(struct llama_pass            *pass,
+                              const struct llama_gradients *gradients);
 
 /* Logits [batch * length, vocab] of the last forward (valid until the backward). */
 const float *llama_pass_logits(const struct llama_pass *pass);

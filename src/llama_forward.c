@@ -190,8 +190,9 @@ int llama_pass_create(struct llama_pass **out, const struct llama *model,
     pass->lowest = lowest_layer(model, adapters);
     pass->kept = calloc(layers, sizeof *pass->kept);
     pass->residual = calloc(2 * layers + 1, sizeof *pass->residual);
+    pass->ids = calloc((size_t) (batch * context), sizeof *pass->ids);
     pass->targets = calloc((size_t) (batch * context), sizeof *pass->targets);
-    if (!pass->kept || !pass->residual || !pass->targets) {
+    if (!pass->kept || !pass->residual || !pass->ids || !pass->targets) {
         goto no_memory;
     }
     lay_out(pass, &carver);
@@ -230,6 +231,7 @@ void llama_pass_free(struct llama_pass *pass)
     llama_tapes_free(pass->tapes, pass->model);
     free(pass->block);
     free(pass->targets);
+    free(pass->ids);
     free(pass->residual);
     free(pass->kept);
     free(pass);
@@ -304,7 +306,7 @@ static int forward_layer(struct llama_pass *pass, int64_t l, int64_t key, char *
     return 0;
 }
 
-/* Check ids and targets, keep the targets, fetch the ids' embeddings. */
+/* Check ids and targets, keep them, fetch the ids' embeddings. */
 static int begin(struct llama_pass *pass, const int32_t *ids, const int32_t *targets,
                  int64_t *predicted, char *error, size_t size)
 {
@@ -320,6 +322,7 @@ static int begin(struct llama_pass *pass, const int32_t *ids, const int32_t *tar
             return -1;
         }
         count += target >= 0;
+        pass->ids[i] = id;
         pass->targets[i] = target;
         memcpy(pass->residual[0] + i * c->dim,
                weight_rows(&pass->model->embedding, id, 1, c->dim, pass->weight_scratch),

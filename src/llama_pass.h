@@ -20,7 +20,8 @@ struct llama_kept {
 struct llama_pass {
     const struct llama          *model;
     const struct llama_adapters *adapters;
-    bl_tape                    **tapes; /* [layers * LLAMA_PROJECTIONS], or NULL */
+    bl_tape                    **tapes;     /* [layers * LLAMA_PROJECTIONS], or NULL */
+    struct llama_gradients       gradients; /* .layers NULL: weights are frozen  */
     int64_t                      max_batch, max_context;
     int                          keep;
 
@@ -29,8 +30,8 @@ struct llama_pass {
     int64_t lowest;        /* first layer with an adapter  */
 
     float             *block;
-    int32_t           *targets;  /* [n] */
-    struct llama_kept *kept;     /* [layers]  */
+    int32_t           *ids, *targets; /* [n] */
+    struct llama_kept *kept;          /* [layers]  */
     float            **residual; /* [2 * layers + 1]: the stream before each half layer */
 
     float *rope;           /* [context, head_dim] */

@@ -1,4 +1,4 @@
-/* Products with frozen weights of 32 or 16 bits; see weight.h. Bound by the product: a
+/* Products with weights of 32 or 16 bits; see weight.h. Bound by the product: a
  * weight is converted once a call, which with n rows is 1/n of the work. */
 #include "weight.h"
 
@@ -117,4 +117,11 @@ void weight_backward(float *dx, const float *dy, const struct weight *weight, in
                     (int) rows, 1.0f, dy + at, (int) out, w, (int) in,
                     keep || at > 0 ? 1.0f : 0.0f, dx, (int) in);
     }
+}
+
+void weight_gradient(float *dw, const float *dy, const float *x, int64_t n, int64_t out,
+                     int64_t in)
+{
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int) out, (int) in, (int) n,
+                1.0f, dy, (int) out, x, (int) in, 1.0f, dw, (int) in);
 }

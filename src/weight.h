@@ -1,5 +1,5 @@
 /*
- * A frozen matrix as its file has it, and the products with it. Weights of 16 bits stay so
+ * A matrix as its file has it, and the products with it. Weights of 16 bits stay so
  * in memory: a block of rows at a time becomes float in a scratch that fits a cache.
  */
 #ifndef BEAMLORA_SRC_WEIGHT_H
@@ -26,5 +26,8 @@ void weight_forward(float *y, const float *x, const struct weight *weight, int64
 /* dx [n, in] = keep dx + dy [n, out] w, keep 0 or 1 */
 void weight_backward(float *dx, const float *dy, const struct weight *weight, int64_t n,
                      int64_t out, int64_t in, int keep, float *scratch);
+/* dw [out, in] += dy [n, out]^T x [n, in] */
+void weight_gradient(float *dw, const float *dy, const float *x, int64_t n, int64_t out,
+                     int64_t in);
 
 #endif
