@@ -36,10 +36,14 @@ static int check_settings(double beta1, double beta2, double epsilon, double wei
                  beta2);
         return -1;
     }
-    if (!(epsilon >= 0 && isfinite(epsilon) && weight_decay >= 0 &&
-          isfinite(weight_decay))) {
-        snprintf(error, size,
-                 "epsilon %g and weight decay %g must be finite and at least 0", epsilon,
+    if (!(epsilon >= FLT_MIN &&
+          epsilon <= FLT_MAX)) { /* rows never seen have m = v = 0 */
+        snprintf(error, size, "epsilon %g must be from %g to %g", epsilon, FLT_MIN,
+                 FLT_MAX);
+        return -1;
+    }
+    if (!(weight_decay >= 0 && isfinite(weight_decay))) {
+        snprintf(error, size, "weight decay %g must be finite and at least 0",
                  weight_decay);
         return -1;
     }
@@ -60,7 +64,6 @@ static int check_memory(const struct parameters *parameters, char *error, size_t
 int full_create(struct full **out, struct llama *model, double beta1, double beta2,
                 double epsilon, double weight_decay, char *error, size_t size)
 {
-    int          tied = model->head.data == model->embedding.data;
     struct full *full;
 
     if (check_settings(beta1, beta2, epsilon, weight_decay, error, size) != 0) {
@@ -75,7 +78,7 @@ int full_create(struct full **out, struct llama *model, double beta1, double bet
     full->beta2 = beta2;
     full->epsilon = epsilon;
     full->weight_decay = weight_decay;
-    if (parameters_create(&full->parameters, &model->config, tied, error, size) != 0 ||
+    if (parameters_create(&full->parameters, &model->config, error, size) != 0 ||
         check_memory(&full->parameters, error, size) != 0) {
         full_free(full);
         return -1;
@@ -188,7 +191,7 @@ int full_step(struct full *full, double lr, double grad_scale)
         const struct parameter *p = &full->parameters.list[i];
 
         adamw.keep = (float) (1 - (p->dims > 1 ? lr * full->weight_decay : 0));
-        update(&adamw, p->shape[0] * p->shape[1], full->block[WEIGHTS] + p->at,
+        update(&adamw, p->rows * p->columns, full->block[WEIGHTS] + p->at,
                full->block[FIRST_MOMENT] + p->at, full->block[SECOND_MOMENT] + p->at,
                full->gradient + p->at);
     }
@@ -224,8 +227,8 @@ int full_get_state(const struct full *full, int64_t index, bl_array *out)
     p = &full->parameters.list[index % count];
     snprintf(out->name, sizeof out->name, "%s%s", p->name, endings[index / count]);
     out->data = full->block[index / count] + p->at;
-    out->shape[0] = p->shape[0];
-    out->shape[1] = p->shape[1];
+    out->shape[0] = p->rows;
+    out->shape[1] = p->columns;
     out->dims = p->dims;
     out->dtype = BL_F32;
     return 0;
@@ -337,7 +340,7 @@ int full_set_state(struct full *full, const bl_array *arrays, int64_t count, cha
         const struct parameter *p = &full->parameters.list[i % parameters];
 
         memcpy(full->block[i / parameters] + p->at, source[i]->data,
-               (size_t) (p->shape[0] * p->shape[1]) * sizeof(float));
+               (size_t) (p->rows * p->columns) * sizeof(float));
     }
     memcpy(&full->step, source[KEPT * parameters]->data, sizeof full->step);
     memset(full->gradient, 0, (size_t) full->parameters.floats * sizeof(float));

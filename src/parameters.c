@@ -8,104 +8,65 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llama_pass.h"
+
 #define ALIGNMENT 64
 #define LINE (ALIGNMENT / (int64_t) sizeof(float))
 
-/* Order in the list: the embedding, for each layer two norms and the projections, the
- * last norm, the head. */
-enum { ATTENTION_NORM, FFN_NORM, PROJECTION, PER_LAYER = PROJECTION + LLAMA_PROJECTIONS };
+/* llama_get_tensor's order: embedding, final norm, layers, and the head if not tied. */
+enum {
+    EMBEDDING,
+    FINAL_NORM,
+    LAYERS,
+
+    ATTENTION_NORM = 0, /* within a layer */
+    FFN_NORM,
+    PROJECTION,
+    EACH = PROJECTION + LLAMA_PROJECTIONS
+};
 
 static int64_t layers_of(const struct parameters *parameters)
 {
-    return (parameters->count - 2) / PER_LAYER; /* a head of its own is one more */
+    return (parameters->count - LAYERS) / EACH;
 }
 
-static int64_t last_norm(const struct parameters *parameters)
+static int64_t head_of(const struct parameters *parameters)
 {
-    return 1 + layers_of(parameters) * PER_LAYER;
+    int64_t after = LAYERS + layers_of(parameters) * EACH;
+
+    return after < parameters->count ? after : EMBEDDING;
 }
 
-static int64_t head(const struct parameters *parameters)
-{
-    return last_norm(parameters) + 1 < parameters->count ? last_norm(parameters) + 1 : 0;
-}
-
-/* -1 if an int64 is too small for the bytes of all. */
-static int add(struct parameters *parameters, int32_t dims, int64_t rows, int64_t columns)
-{
-    struct parameter *p = &parameters->list[parameters->count];
-    int64_t           most = INT64_MAX / 64;
-
-    if (rows > (most - parameters->floats - LINE) / columns) {
-        return -1;
-    }
-    p->dims = dims;
-    p->shape[0] = rows;
-    p->shape[1] = columns;
-    p->at = parameters->floats;
-    parameters->count++;
-    parameters->total += rows * columns;
-    parameters->floats += (rows * columns + LINE - 1) / LINE * LINE;
-    return 0;
-}
-
-static int add_all(struct parameters *parameters, const struct llama_config *config,
-                   int tied)
-{
-    int failed = add(parameters, 2, config->vocab, config->dim);
-
-    for (int64_t l = 0; l < config->layers; l++) {
-        for (int i = 0; i < PER_LAYER; i++) {
-            int64_t out = config->dim, in = 1;
-
-            if (i >= PROJECTION) {
-                llama_projection_shape(config, i - PROJECTION, &out, &in);
-            }
-            failed = failed || add(parameters, i < PROJECTION ? 1 : 2, out, in);
-        }
-    }
-    failed = failed || add(parameters, 1, config->dim, 1);
-    return failed || (!tied && add(parameters, 2, config->vocab, config->dim));
-}
-
-static void name_all(struct parameters *parameters)
-{
-    static const char *const norms[] = { "input_layernorm", "post_attention_layernorm" };
-
-    snprintf(parameters->list[0].name, PARAMETER_NAME_SIZE, "model.embed_tokens.weight");
-    for (int64_t l = 0; l < layers_of(parameters); l++) {
-        for (int i = 0; i < PER_LAYER; i++) {
-            snprintf(parameters->list[1 + l * PER_LAYER + i].name, PARAMETER_NAME_SIZE,
-                     "model.layers.%" PRId64 ".%s.weight", l,
-                     i < PROJECTION ? norms[i] : llama_projection_name(i - PROJECTION));
-        }
-    }
-    snprintf(parameters->list[last_norm(parameters)].name, PARAMETER_NAME_SIZE,
-             "model.norm.weight");
-    if (head(parameters) > 0) {
-        snprintf(parameters->list[head(parameters)].name, PARAMETER_NAME_SIZE,
-                 "lm_head.weight");
-    }
-}
-
-int parameters_create(struct parameters *out, const struct llama_config *config, int tied,
+int parameters_create(struct parameters *out, const struct llama_config *config,
                       char *error, size_t size)
 {
-    struct parameters parameters = { NULL, 0, 0, 0 };
+    struct parameters p = { .count = llama_tensor_count(config) };
+    const int64_t     most = INT64_MAX / 64; /* so that bytes of a few can be told */
 
-    parameters.list =
-        calloc(3 + (size_t) config->layers * PER_LAYER, sizeof *parameters.list);
-    if (parameters.list == NULL) {
-        snprintf(error, size, "out of memory for %" PRId64 " layers", config->layers);
+    p.list = calloc((size_t) p.count, sizeof *p.list);
+    if (p.list == NULL) {
+        snprintf(error, size, "out of memory for %" PRId64 " tensors", p.count);
         return -1;
     }
-    if (add_all(&parameters, config, tied)) {
-        snprintf(error, size, "the model's sizes are absurd");
-        free(parameters.list);
-        return -1;
+    for (int64_t i = 0; i < p.count; i++) {
+        struct parameter   *to = &p.list[i];
+        struct llama_tensor tensor;
+
+        llama_get_tensor(config, i, &tensor);
+        memcpy(to->name, tensor.name, sizeof to->name);
+        to->dims = tensor.dims;
+        to->rows = tensor.shape[0];
+        to->columns = tensor.dims > 1 ? tensor.shape[1] : 1;
+        to->at = p.floats;
+        if (to->rows > (most - LINE - p.floats) / to->columns) {
+            snprintf(error, size, "%s: the model's sizes are absurd", to->name);
+            free(p.list);
+            return -1;
+        }
+        p.total += to->rows * to->columns;
+        p.floats += (to->rows * to->columns + LINE - 1) / LINE * LINE;
     }
-    name_all(&parameters);
-    *out = parameters;
+    *out = p;
     return 0;
 }
 
@@ -126,16 +87,42 @@ float *parameters_block(const struct parameters *parameters)
     return memset(block, 0, bytes);
 }
 
+int parameters_copy(const struct parameters *parameters, const struct llama *model,
+                    float *block)
+{
+    int64_t columns = llama_weight_columns(&model->config);
+    float  *scratch = malloc((size_t) columns * WEIGHT_BLOCK_ROWS * sizeof *scratch);
+
+    if (scratch == NULL) {
+        return -1;
+    }
+    for (int64_t i = 0; i < parameters->count; i++) {
+        const struct parameter *p = &parameters->list[i];
+        struct weight           from = llama_get_weight(model, i);
+
+        for (int64_t at = 0; at < p->rows; at += WEIGHT_BLOCK_ROWS) {
+            int64_t left = p->rows - at;
+            int64_t rows = left < WEIGHT_BLOCK_ROWS ? left : WEIGHT_BLOCK_ROWS;
+
+            memcpy(block + p->at + at * p->columns,
+                   weight_rows(&from, at, rows, p->columns, scratch),
+                   (size_t) (rows * p->columns) * sizeof *block);
+        }
+    }
+    free(scratch);
+    return 0;
+}
+
 void parameters_place_weights(const struct parameters *parameters, struct llama *model,
                               const float *block)
 {
     const struct parameter *list = parameters->list;
 
-    model->embedding = (struct weight){ block + list[0].at, BL_F32 };
-    model->head = (struct weight){ block + list[head(parameters)].at, BL_F32 };
-    model->final_norm = block + list[last_norm(parameters)].at;
+    model->embedding = (struct weight){ block + list[EMBEDDING].at, BL_F32 };
+    model->final_norm = block + list[FINAL_NORM].at;
+    model->head = (struct weight){ block + list[head_of(parameters)].at, BL_F32 };
     for (int64_t l = 0; l < layers_of(parameters); l++) {
-        const struct parameter *first = list + 1 + l * PER_LAYER;
+        const struct parameter *first = list + LAYERS + l * EACH;
         struct llama_layer     *layer = &model->layers[l];
 
         layer->attention_norm = block + first[ATTENTION_NORM].at;
@@ -152,11 +139,11 @@ void parameters_place_gradients(const struct parameters *parameters,
 {
     const struct parameter *list = parameters->list;
 
-    gradients->embedding = block + list[0].at;
-    gradients->head = block + list[head(parameters)].at;
-    gradients->final_norm = block + list[last_norm(parameters)].at;
+    gradients->embedding = block + list[EMBEDDING].at;
+    gradients->final_norm = block + list[FINAL_NORM].at;
+    gradients->head = block + list[head_of(parameters)].at;
     for (int64_t l = 0; l < layers_of(parameters); l++) {
-        const struct parameter       *first = list + 1 + l * PER_LAYER;
+        const struct parameter       *first = list + LAYERS + l * EACH;
         struct llama_layer_gradients *layer = &gradients->layers[l];
 
         layer->attention_norm = block + first[ATTENTION_NORM].at;
@@ -165,56 +152,4 @@ void parameters_place_gradients(const struct parameters *parameters,
             layer->projection[p] = block + first[PROJECTION + p].at;
         }
     }
-}
-
-static void copy_matrix(float *to, const struct weight *from, const struct parameter *p,
-                        float *scratch)
-{
-    int64_t columns = p->shape[1];
-
-    for (int64_t at = 0; at < p->shape[0]; at += WEIGHT_BLOCK_ROWS) {
-        int64_t left = p->shape[0] - at;
-        int64_t rows = left < WEIGHT_BLOCK_ROWS ? left : WEIGHT_BLOCK_ROWS;
-
-        memcpy(to + p->at + at * columns, weight_rows(from, at, rows, columns, scratch),
-               (size_t) (rows * columns) * sizeof *to);
-    }
-}
-
-static void copy_norm(float *to, const float *from, const struct parameter *p)
-{
-    memcpy(to + p->at, from, (size_t) p->shape[0] * sizeof *to);
-}
-
-int parameters_copy(const struct parameters *parameters, const struct llama *model,
-                    float *block)
-{
-    const struct parameter *list = parameters->list;
-    int64_t                 columns = 1;
-    float                  *scratch;
-
-    for (int64_t i = 0; i < parameters->count; i++) {
-        columns = list[i].shape[1] > columns ? list[i].shape[1] : columns;
-    }
-    scratch = malloc((size_t) columns * WEIGHT_BLOCK_ROWS * sizeof *scratch);
-    if (scratch == NULL) {
-        return -1;
-    }
-    copy_matrix(block, &model->embedding, &list[0], scratch);
-    for (int64_t l = 0; l < layers_of(parameters); l++) {
-        const struct parameter   *first = list + 1 + l * PER_LAYER;
-        const struct llama_layer *layer = &model->layers[l];
-
-        copy_norm(block, layer->attention_norm, &first[ATTENTION_NORM]);
-        copy_norm(block, layer->ffn_norm, &first[FFN_NORM]);
-        for (int p = 0; p < LLAMA_PROJECTIONS; p++) {
-            copy_matrix(block, &layer->projection[p], &first[PROJECTION + p], scratch);
-        }
-    }
-    copy_norm(block, model->final_norm, &list[last_norm(parameters)]);
-    if (head(parameters) > 0) {
-        copy_matrix(block, &model->head, &list[head(parameters)], scratch);
-    }
-    free(scratch);
-    return 0;
 }
