@@ -360,8 +360,8 @@ static int read_id(const struct reader *reader, const char *key, int64_t vocab,
     return 0;
 }
 
-int llama_config_read(struct llama_config *out, const char *directory, char *error,
-                      size_t size)
+int llama_config_read_file(struct llama_config *out, const char *path, char *error,
+                           size_t size)
 {
     struct llama_config c = { .dim = 4096,
                               .hidden = 11008,
@@ -371,14 +371,9 @@ int llama_config_read(struct llama_config *out, const char *directory, char *err
                               .max_context = 2048,
                               .norm_epsilon = 1e-6,
                               .rope_theta = 10000 };
-    char               *path = llama_join(directory, LLAMA_CONFIG, error, size);
-    struct reader       reader = { path, NULL, error, size };
-    int                 result = -1;
+    struct reader reader = { path, llama_read_json(path, error, size), error, size };
+    int           result = -1;
 
-    if (path == NULL) {
-        return -1;
-    }
-    reader.root = llama_read_json(path, error, size);
     if (reader.root != NULL && check_kind(&reader) == 0 &&
         check_unsupported(&reader) == 0 && read_sizes(&reader, &c) == 0 &&
         read_positive(&reader, reader.root, "rms_norm_eps", &c.norm_epsilon) == 0 &&
@@ -393,6 +388,15 @@ int llama_config_read(struct llama_config *out, const char *directory, char *err
         result = 0;
     }
     json_decref(reader.root);
+    return result;
+}
+
+int llama_config_read(struct llama_config *out, const char *directory, char *error,
+                      size_t size)
+{
+    char *path = llama_join(directory, LLAMA_CONFIG, error, size);
+    int   result = path != NULL ? llama_config_read_file(out, path, error, size) : -1;
+
     free(path);
     return result;
 }

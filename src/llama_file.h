@@ -17,6 +17,8 @@ int llama_load_hf(struct llama **out, const char *directory, char *error, size_t
  * the program would compute wrongly is refused by name. */
 int llama_config_read(struct llama_config *out, const char *directory, char *error,
                       size_t size);
+int llama_config_read_file(struct llama_config *out, const char *path, char *error,
+                           size_t size);
 /* Write it, whole or not at all; dtype: of the weights. */
 int llama_config_write(const struct llama_config *config, int32_t dtype,
                        const char *directory, char *error, size_t size);

@@ -24,6 +24,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
+    { "init", command_init, "make a model with random weights" },
     { "train", command_train, "train low-rank adapters on text" },
     { "eval", command_eval, "loss of a model, with or without an adapter, on text" },
     { "generate", command_generate, "continue a text" },

@@ -12,6 +12,7 @@
 #define MESSAGE_SIZE 512
 
 /* Subcommands: argc, argv without the program's name and the subcommand's. */
+int command_init(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_generate(int argc, char **argv);
