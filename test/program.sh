@@ -114,7 +114,7 @@ ok "--help" --help
 run
 is "no command is wrong usage" [ "$status" = 2 ]
 refused 2 'unknown command' trian
-for command in train eval generate; do
+for command in init train eval generate; do
     ok "$command --help" $command --help
     is "$command --help is on stdout" [ -s "$work/out" ]
     is "$command --help is 90 columns" awk 'length($0) > 90 { exit 1 }' "$work/out"
@@ -250,6 +250,37 @@ ok "--dump-gradients of lora" train $quick --method lora \
 is "lora has no scores" \
     sh -c '! grep -q -a lora_gate "$1"' sh "$work/lora.safetensors"
 refused 1 'none/x' train $quick --dump-gradients "$work/none/x"
+
+# ----- a model from nothing -----
+
+config='"model_type":"llama","hidden_size":24,"num_hidden_layers":2,"vocab_size":257,
+    "num_attention_heads":4,"num_key_value_heads":2,"tokenizer":"bytes"'
+echo "{$config,\"intermediate_size\":40}" > "$work/tiny.json"
+ok "init" init --config "$work/tiny.json" --out "$work/tiny"
+is "it tells the parameters" grep -q ': 21672 parameters in 21 tensors' "$work/out"
+ok "init, the same seed" init --config "$work/tiny.json" --out "$work/again" --seed=0
+is "the same model" cmp -s "$work/tiny/model.safetensors" "$work/again/model.safetensors"
+ok "init, another seed" init --config "$work/tiny.json" --out "$work/other" --seed 1
+is "another model" \
+    sh -c '! cmp -s "$1" "$2"' sh "$work/tiny/model.safetensors" "$work/other/model.safetensors"
+sum=$(tail -c $((21672 * 4)) "$work/tiny/model.safetensors" | cksum)
+is "the weights are those of every machine: $sum" [ "$sum" = "336050479 86688" ]
+ok "init: evaluation" eval --model "$work/tiny" --tokenizer bytes --data "$work/eval.txt" \
+    --context 32 --json
+near "it knows nothing: ln 257" "$(number loss)" 5.549 0.05
+refused 1 'tiny/config.json: is there already' init --config "$work/tiny.json" \
+    --out "$work/tiny"
+refused 1 'none' init --config "$work/none" --out "$work/new"
+refused 1 'none/new' init --config "$work/tiny.json" --out "$work/none/new"
+for value in 0 -0.1 2 '"0.02"'; do
+    echo "{$config,\"intermediate_size\":40,\"initializer_range\":$value}" > "$work/bad.json"
+    refused 1 'bad.json: initializer_range' init --config "$work/bad.json" --out "$work/new"
+done
+echo "{$config,\"intermediate_size\":2000000000}" > "$work/bad.json"
+refused 1 'the machine has' init --config "$work/bad.json" --out "$work/new"
+echo "{$config,\"hidden_act\":\"gelu\"}" > "$work/bad.json"
+refused 1 'hidden_act' init --config "$work/bad.json" --out "$work/new"
+is "nothing is left of what was refused" [ ! -e "$work/new" ]
 
 # ----- generation -----
 
