@@ -1,7 +1,6 @@
 /*
- * The ids a training or evaluation runs over, all in memory: 4 bytes an id. Windows are
- * drawn with replacement by a counter-based generator, so that step t's batch is the
- * same whatever came before it.
+ * Files to ids, all in memory: 4 bytes an id, and 16 an example. sampling.c makes batches
+ * of them.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -14,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#include "jsonl.h"
 
 /* The whole of an open file, which may be a pipe: its size is only a hint. */
 static int read_stream(FILE *file, size_t hint, unsigned char **out, size_t *bytes)
@@ -77,15 +78,22 @@ static int read_file(const char *path, unsigned char **out, size_t *bytes, char 
     return result;
 }
 
+static int ends_in(const char *path, const char *ending)
+{
+    size_t length = strlen(path), bytes = strlen(ending);
+
+    return length >= bytes && strcmp(path + length - bytes, ending) == 0;
+}
+
 /* Bytes of one raw id by the file's name, 0 for text. */
 static size_t id_width(const char *path)
 {
-    size_t length = strlen(path);
+    return ends_in(path, ".u16") ? 2 : ends_in(path, ".u32") ? 4 : 0;
+}
 
-    if (length >= 4 && strcmp(path + length - 4, ".u16") == 0) {
-        return 2;
-    }
-    return length >= 4 && strcmp(path + length - 4, ".u32") == 0 ? 4 : 0;
+int data_is_text(const char *path)
+{
+    return id_width(path) == 0;
 }
 
 static int decode_raw(struct data *out, const char *path, const unsigned char *raw,
@@ -132,10 +140,6 @@ static int decode_text(struct data *out, const char *path, const unsigned char *
 {
     char reason[256] = "";
 
-    if (tokenizer == NULL) {
-        snprintf(error, size, "%s: is text, which needs a tokenizer (--tokenizer)", path);
-        return -1;
-    }
     if (tokenizer_encode(tokenizer, (const char *) bytes, length, 0, &out->ids,
                          &out->count, reason, sizeof reason) != 0) {
         out->ids = NULL;
@@ -155,24 +159,31 @@ static int decode_text(struct data *out, const char *path, const unsigned char *
 }
 
 int data_load(struct data *out, const char *path, const struct tokenizer *tokenizer,
-              int64_t vocab, char *error, size_t size)
+              int64_t vocab, int64_t context, char *error, size_t size)
 {
-    struct data    data = { NULL, 0 };
+    struct data    data = { 0 };
     unsigned char *bytes;
     size_t         length, width = id_width(path);
     int            result;
 
+    if (width == 0 && tokenizer == NULL) {
+        snprintf(error, size, "%s: is text, which needs a tokenizer (--tokenizer)", path);
+        return -1;
+    }
     if (read_file(path, &bytes, &length, error, size) != 0) {
         return -1;
     }
     if (width != 0) {
         result = decode_raw(&data, path, bytes, length, width, vocab, error, size);
+    } else if (ends_in(path, ".jsonl") || ends_in(path, ".json")) {
+        result = jsonl_load(&data, path, (const char *) bytes, length, tokenizer, vocab,
+                            context, error, size);
     } else {
         result = decode_text(&data, path, bytes, length, tokenizer, vocab, error, size);
     }
     free(bytes);
     if (result != 0) {
-        free(data.ids);
+        data_free(&data);
         return -1;
     }
     *out = data;
@@ -182,14 +193,15 @@ int data_load(struct data *out, const char *path, const struct tokenizer *tokeni
 void data_free(struct data *data)
 {
     free(data->ids);
-    data->ids = NULL;
-    data->count = 0;
+    free(data->start);
+    free(data->loss_from);
+    memset(data, 0, sizeof *data);
 }
 
 int data_check(const struct data *data, const char *path, int64_t context, char *error,
                size_t size)
 {
-    if (data->count > context) {
+    if (data->examples > 0 || data->count > context) {
         return 0;
     }
     snprintf(error, size,
@@ -199,28 +211,47 @@ int data_check(const struct data *data, const char *path, int64_t context, char 
     return -1;
 }
 
-/* The finaliser of splitmix64: every bit of x changes half of the bits of the result. */
-static uint64_t mix(uint64_t x)
+int data_note(const struct data *data, const char *path, int64_t context, char *text,
+              size_t size)
 {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
+    size_t used = 0;
+
+    if (data->cut == 0 && data->dropped == 0) {
+        return 0;
+    }
+    used += (size_t) snprintf(text, size, "%s: at --context %" PRId64, path, context);
+    if (data->cut > 0 && used < size) {
+        used += (size_t) snprintf(text + used, size - used,
+                                  " %" PRId64 " of %" PRId64 " examples are cut",
+                                  data->cut, data->examples + data->dropped);
+    }
+    if (data->dropped > 0 && used < size) {
+        snprintf(text + used, size - used,
+                 "%s %" PRId64 " of %" PRId64 " examples are left out, nothing of them "
+                 "is left to predict",
+                 data->cut > 0 ? "," : "", data->dropped, data->examples + data->dropped);
+    }
+    return 1;
 }
 
-int64_t data_window(const struct data *data, int64_t context, uint64_t seed, int64_t step,
-                    int64_t index)
+static uint64_t hash_number(uint64_t hash, uint64_t number, int bytes)
 {
-    uint64_t starts = (uint64_t) (data->count - context);
-    uint64_t key = mix(mix(mix(seed) ^ (uint64_t) step) ^ (uint64_t) index);
-    /* Draws above the last multiple of `starts` would favour the first windows. */
-    uint64_t excess = (UINT64_MAX % starts + 1) % starts;
-
-    for (uint64_t attempt = 0;; attempt++) {
-        uint64_t draw = mix(key + attempt);
-
-        if (draw <= UINT64_MAX - excess) {
-            return (int64_t) (draw % starts);
-        }
+    for (int i = 0; i < bytes; i++) { /* FNV-1a */
+        hash = (hash ^ (number >> 8 * i & 0xff)) * 1099511628211u;
     }
+    return hash;
+}
+
+uint64_t data_hash(const struct data *data)
+{
+    uint64_t hash = hash_number(14695981039346656037u, (uint64_t) data->examples, 8);
+
+    for (int64_t i = 0; i < data->count; i++) {
+        hash = hash_number(hash, (uint64_t) data->ids[i], 4);
+    }
+    for (int64_t i = 0; i < data->examples; i++) {
+        hash = hash_number(hash, (uint64_t) data->start[i + 1], 8);
+        hash = hash_number(hash, (uint64_t) data->loss_from[i], 8);
+    }
+    return hash;
 }

@@ -1,38 +1,80 @@
-/* `beamlora eval`: the loss of a model on a stream of ids, and what it stands on. */
+/* `beamlora eval`: loss on some data, and how many of its examples a model completes. */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
 
-#include "adapters.h"
 #include "data.h"
 #include "evaluate.h"
-#include "llama.h"
+#include "open.h"
 #include "program.h"
-#include "tokenizer.h"
 
-static void report(double loss, int64_t predicted, int json)
+#define DEFAULT_CONTEXT 2048 /* at most: a pass holds batch * context activations */
+
+static void report(const struct evaluation *e, int json)
 {
-    double perplexity = exp(loss);
+    double perplexity = exp(e->loss);
 
     if (!json) {
-        printf("loss %.6f nats per token, perplexity %.4f, over %lld tokens\n", loss,
-               perplexity, (long long) predicted);
-    } else if (isfinite(perplexity)) {
-        printf("{\"loss\": %.17g, \"perplexity\": %.17g, \"tokens\": %lld}\n", loss,
-               perplexity, (long long) predicted);
-    } else { /* JSON has no infinity */
-        printf("{\"loss\": %.17g, \"perplexity\": null, \"tokens\": %lld}\n", loss,
-               (long long) predicted);
+        printf("loss %.6f nats per token, perplexity %.4f, over %lld tokens\n", e->loss,
+               perplexity, (long long) e->predicted);
+        if (e->examples > 0) {
+            printf("accuracy %.1f %% (%lld of %lld completed exactly)\n",
+                   100 * (double) e->exact / (double) e->examples, (long long) e->exact,
+                   (long long) e->examples);
+        }
+        return;
     }
+    printf("{\"loss\": %.17g, ", e->loss);
+    if (isfinite(perplexity)) {
+        printf("\"perplexity\": %.17g, ", perplexity);
+    } else { /* JSON has no infinity */
+        printf("\"perplexity\": null, ");
+    }
+    printf("\"tokens\": %lld", (long long) e->predicted);
+    if (e->examples > 0) {
+        printf(", \"examples\": %lld, \"exact\": %lld", (long long) e->examples,
+               (long long) e->exact);
+    }
+    printf("}\n");
+}
+
+static int run(const struct opened *opened, const char *path, int64_t context,
+               int64_t batch, int json, char *error, size_t size)
+{
+    int64_t           most = opened->model->config.max_context;
+    struct data       data;
+    struct evaluation result;
+    int               status;
+
+    if (context == 0) {
+        context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;
+    }
+    if (data_load(&data, path, opened->tokenizer, opened->model->config.vocab, context,
+                  error, size) != 0) {
+        return -1;
+    }
+    if (data_note(&data, path, context, error, size)) {
+        complain("note: %s", error);
+    }
+    status = evaluate(opened->model, opened->adapters, &data, context, batch, &result,
+                      error, size);
+    if (status == 0 && !isfinite(result.loss)) {
+        snprintf(error, size, "%s: the loss is not finite", path);
+        status = -1;
+    }
+    if (status == 0) {
+        report(&result, json);
+    }
+    data_free(&data);
+    return status;
 }
 
 int command_eval(int argc, char **argv)
 {
     const char *model_path = NULL, *tokenizer_name = NULL, *data_path = NULL;
     const char *adapter_path = NULL;
-    int64_t     context = 0, batch = 8, predicted;
+    int64_t     context = 0, batch = 8;
     int         json = 0, status;
-    double      loss;
     char        error[MESSAGE_SIZE];
 
     struct flag flags[] = {
@@ -40,16 +82,16 @@ int command_eval(int argc, char **argv)
           .type = FLAG_FILE,
           .value = &model_path,
           .required = 1,
-          .help = "llama2.c .bin file" },
+          .help = "Hugging Face directory, or llama2.c .bin file" },
         { .name = "data",
           .type = FLAG_FILE,
           .value = &data_path,
           .required = 1,
-          .help = "text, or raw token ids in a .u16 or .u32 file" },
+          .help = ".jsonl, raw token ids in .u16 or .u32, or any other: text" },
         { .name = "tokenizer",
           .type = FLAG_FILE,
           .value = &tokenizer_name,
-          .help = "llama2.c tokenizer file, or: bytes; not needed for raw ids" },
+          .help = "a tokenizer's file, or: bytes (default: the model directory's)" },
         { .name = "adapter",
           .type = FLAG_DIRECTORY,
           .value = &adapter_path,
@@ -59,54 +101,40 @@ int command_eval(int argc, char **argv)
           .value = &context,
           .low = 1,
           .high = INT_MAX,
-          .help = "tokens per window (default: the model's context)" },
+          .help = "ids of a window or example (the model's, at most 2048)" },
         { .name = "batch",
           .type = FLAG_INTEGER,
           .value = &batch,
           .low = 1,
           .high = INT_MAX,
-          .help = "windows at once (default 8)" },
+          .help = "windows or examples at once (default 8)" },
         { .name = "json",
           .type = FLAG_SWITCH,
           .value = &json,
-          .help = "print {\"loss\": .., \"perplexity\": .., \"tokens\": ..}" },
+          .help = "print one JSON object" },
     };
 
-    struct llama         *model = NULL;
-    struct tokenizer     *tokenizer = NULL;
-    struct data           data = { NULL, 0 };
-    struct llama_adapters adapters = { NULL, NULL };
+    struct opened opened;
 
     status = parse_flags(
         argc, argv,
-        "beamlora eval --model FILE --data FILE [flags]\n"
+        "beamlora eval --model MODEL --data FILE [flags]\n"
         "\n"
-        "Measures the loss on the data, cut into windows of --context ids, one after\n"
-        "the other. Every id but the first is predicted once, from what is before it\n"
-        "in its window.",
+        "Measures the loss on text or ids, cut into windows of --context, one after the\n"
+        "other: every id but the first is predicted once, from what is before it in its\n"
+        "window. Of JSON lines, the loss of the completions, and how many of them greedy\n"
+        "decoding gives exactly.",
         flags, (int) (sizeof flags / sizeof *flags));
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
-    if (llama_load(&model, model_path, error, sizeof error) != 0 ||
-        (tokenizer_name && tokenizer_open(&tokenizer, tokenizer_name, model->config.vocab,
-                                          error, sizeof error) != 0) ||
-        data_load(&data, data_path, tokenizer, model->config.vocab, error,
-                  sizeof error) != 0 ||
-        (adapter_path &&
-         adapters_load(&adapters, model, adapter_path, error, sizeof error) != 0) ||
-        evaluate(model, adapter_path ? &adapters : NULL, data.ids, data.count,
-                 context > 0 ? context : model->config.max_context, batch, &loss,
-                 &predicted, error, sizeof error) != 0) {
-        status = complain("%s", error);
-    } else if (!isfinite(loss)) {
-        status = complain("%s: the loss is not finite", data_path);
-    } else {
-        report(loss, predicted, json);
+    if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path),
+                   adapter_path, error, sizeof error) != 0) {
+        return complain("%s", error);
     }
-    adapters_free(&adapters);
-    data_free(&data);
-    tokenizer_free(tokenizer);
-    llama_free(model);
+    if (run(&opened, data_path, context, batch, json, error, sizeof error) != 0) {
+        status = complain("%s", error);
+    }
+    open_free(&opened);
     return status;
 }

@@ -1,7 +1,7 @@
 /*
  * `beamlora generate`: continue a text, as llama2.c's run.c does, with its sampling and
  * its random numbers. One position is fed for every token, the prompt's included, and the
- * token after each but those the prompt fixes is drawn; BOS ends the text.
+ * token after each but those the prompt fixes is drawn; BOS or EOS ends the text.
  */
 #include <ctype.h>
 #include <limits.h>
@@ -10,10 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "adapters.h"
-#include "llama.h"
+#include "open.h"
 #include "program.h"
-#include "tokenizer.h"
 
 struct candidate {
     float   p;
@@ -112,7 +110,7 @@ static void print_piece(const struct tokenizer *tokenizer, int32_t previous, int
 
     if (bytes == 1) {
         int c = (unsigned char) text[0];
-        int safe = c < 0x80 ? isprint(c) || isspace(c) : tokenizer_is_bytes(tokenizer);
+        int safe = c < 0x80 ? isprint(c) || isspace(c) : !tokenizer_is_llama2c(tokenizer);
         if (!safe) {
             return;
         }
@@ -125,13 +123,15 @@ static int generate(struct llama_decoder *decoder, const struct tokenizer *token
                     struct sampler *sampler, const int32_t *prompt, int64_t prompt_count,
                     int64_t positions, char *error, size_t size)
 {
-    int32_t bos = tokenizer_bos(tokenizer), id = prompt[0];
+    int32_t bos = tokenizer_bos(tokenizer), eos = tokenizer_eos(tokenizer);
+    int32_t id = prompt[0];
 
     if (id != bos) {
         print_piece(tokenizer, -1, id);
     }
     for (int64_t at = 0; at < positions; at++) {
         const float *logits = llama_decode(decoder, id);
+        int          given = at + 1 < prompt_count;
         int32_t      next;
 
         if (!logits) {
@@ -139,8 +139,8 @@ static int generate(struct llama_decoder *decoder, const struct tokenizer *token
                      bl_last_error());
             return -1;
         }
-        next = at + 1 < prompt_count ? prompt[at + 1] : sample(sampler, logits);
-        if (next == bos) {
+        next = given ? prompt[at + 1] : sample(sampler, logits);
+        if (!given && (next == bos || next == eos)) {
             break;
         }
         print_piece(tokenizer, id, next);
@@ -151,14 +151,15 @@ static int generate(struct llama_decoder *decoder, const struct tokenizer *token
 }
 
 /* Encode the prompt and write its continuation. */
-static int run(const struct llama *model, const struct tokenizer *tokenizer,
-               const struct llama_adapters *adapters, struct sampler *sampler,
-               const char *text, int64_t positions, char *error, size_t size)
+static int run(const struct opened *opened, struct sampler *sampler, const char *text,
+               int64_t positions, char *error, size_t size)
 {
-    struct llama_decoder *decoder = NULL;
-    int32_t              *prompt = NULL;
-    int64_t               count;
-    int                   status = -1;
+    const struct llama     *model = opened->model;
+    const struct tokenizer *tokenizer = opened->tokenizer;
+    struct llama_decoder   *decoder = NULL;
+    int32_t                *prompt = NULL;
+    int64_t                 count;
+    int                     status = -1;
 
     if (positions > model->config.max_context) {
         fprintf(stderr, "beamlora: stopping at the model's context of %lld tokens\n",
@@ -179,7 +180,7 @@ static int run(const struct llama *model, const struct tokenizer *tokenizer,
         snprintf(error, size, "the vocabulary has no BOS token, so --prompt is needed");
         goto done;
     }
-    if (llama_decoder_create(&decoder, model, adapters, positions, error, size) != 0) {
+    if (llama_decoder_create(&decoder, model, opened->adapters, positions, error, size) != 0) {
         goto done;
     }
     status = generate(decoder, tokenizer, sampler, prompt, count, positions, error, size);
@@ -206,12 +207,11 @@ int command_generate(int argc, char **argv)
              .type = FLAG_FILE,
              .value = &model_path,
              .required = 1,
-             .help = "llama2.c .bin file" },
+             .help = "Hugging Face directory, or llama2.c .bin file" },
            { .name = "tokenizer",
              .type = FLAG_FILE,
              .value = &tokenizer_name,
-             .required = 1,
-             .help = "llama2.c tokenizer file, or: bytes" },
+             .help = "a tokenizer's file, or: bytes (default: the model directory's)" },
            { .name = "adapter",
              .type = FLAG_DIRECTORY,
              .value = &adapter_path,
@@ -244,32 +244,26 @@ int command_generate(int argc, char **argv)
              .help = "of the draws (default 0)" },
     };
 
-    struct llama         *model = NULL;
-    struct tokenizer     *tokenizer = NULL;
-    struct llama_adapters adapters = { NULL, NULL };
+    struct opened opened;
 
     status = parse_flags(
         argc, argv,
-        "beamlora generate --model FILE --tokenizer FILE|bytes [flags]\n"
+        "beamlora generate --model MODEL [flags]\n"
         "\n"
-        "Continues --prompt, up to a BOS or --tokens; samples as llama2.c's run does.",
+        "Continues --prompt, up to BOS, EOS or --tokens; samples as llama2.c's run does.",
         flags, (int) (sizeof flags / sizeof *flags));
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
     /* The generator stands still at 0. */
     sampler.state = seed != 0 ? seed : 0x9E3779B97F4A7C15u;
-    if (llama_load(&model, model_path, error, sizeof error) != 0 ||
-        tokenizer_open(&tokenizer, tokenizer_name, model->config.vocab, error,
-                       sizeof error) != 0 ||
-        (adapter_path &&
-         adapters_load(&adapters, model, adapter_path, error, sizeof error) != 0) ||
-        run(model, tokenizer, adapter_path ? &adapters : NULL, &sampler, prompt, tokens,
-            error, sizeof error) != 0) {
+    if (open_model(&opened, model_path, tokenizer_name, 1, adapter_path, error,
+                   sizeof error) != 0) {
+        return complain("%s", error);
+    }
+    if (run(&opened, &sampler, prompt, tokens, error, sizeof error) != 0) {
         status = complain("%s", error);
     }
-    adapters_free(&adapters);
-    tokenizer_free(tokenizer);
-    llama_free(model);
+    open_free(&opened);
     return status;
 }

@@ -6,6 +6,7 @@
  * pair.
  */
 #include "tokenizer.h"
+#include "llama.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -225,11 +226,16 @@ static int open_file(struct tokenizer *tokenizer, const char *path, char *error,
     return 0;
 }
 
-int tokenizer_open(struct tokenizer **out, const char *what, int64_t vocab, char *error,
-                   size_t size)
+int tokenizer_open(struct tokenizer **out, const char *what, const char *model_path,
+                   const struct llama_config *config, char *error, size_t size)
 {
     struct tokenizer *tokenizer;
+    int64_t           vocab = config->vocab;
 
+    if (what == NULL) {
+        snprintf(error, size, "%s: has no tokenizer, say which: --tokenizer", model_path);
+        return -1;
+    }
     if (vocab < 1 || vocab > INT32_MAX) {
         snprintf(error, size, "a vocabulary of %lld tokens is not possible",
                  (long long) vocab);
@@ -257,7 +263,7 @@ int tokenizer_open(struct tokenizer **out, const char *what, int64_t vocab, char
         return -1;
     } else {
         tokenizer->bos = vocab > 256 ? 256 : -1;
-        tokenizer->eos = -1;
+        tokenizer->eos = vocab > 257 ? 257 : -1;
     }
     *out = tokenizer;
     return 0;
@@ -284,9 +290,9 @@ int32_t tokenizer_eos(const struct tokenizer *tokenizer)
     return tokenizer->eos;
 }
 
-int tokenizer_is_bytes(const struct tokenizer *tokenizer)
+int tokenizer_is_llama2c(const struct tokenizer *tokenizer)
 {
-    return tokenizer->tokens == NULL;
+    return tokenizer->tokens != NULL;
 }
 
 /* ===== Merging ============================================================ */

@@ -1,5 +1,8 @@
 /*
- * Text to ids and back, in two kinds.
+ * Text to ids and back, in three kinds.
+ *
+ * "bytes": id = byte. The model's vocabulary must have 256 ids or more; the 257th, where
+ * there is one, is BOS, the 258th EOS, further ones stand for no text.
  *
  * A llama2.c tokenizer.bin: ids as llama2.c's run.c gives them. A space is put before
  * text that is not empty, every UTF-8 code point becomes its token or, without one, the
@@ -8,8 +11,10 @@
  * the leftmost of equals first. NUL bytes, which run.c cannot be given, go by their byte
  * token. BOS is 1, EOS 2.
  *
- * "bytes": id = byte. The model's vocabulary must have 256 ids or more; the 257th, where
- * there is one, is BOS, further ones stand for no text.
+ * A SentencePiece model, in a program built with SENTENCEPIECE=1: ids, BOS and EOS as the
+ * library gives them.
+ *
+ * BOS and EOS of the model's config.json, where it names them, take their place.
  */
 #ifndef BEAMLORA_SRC_TOKENIZER_H
 #define BEAMLORA_SRC_TOKENIZER_H
@@ -18,11 +23,16 @@
 #include <stdint.h>
 
 struct tokenizer;
+struct llama_config;
 
-/* what: a llama2.c tokenizer file, or "bytes". vocab: the model's; the file must hold
- * exactly so many tokens. -1: line in error. */
-int  tokenizer_open(struct tokenizer **out, const char *what, int64_t vocab, char *error,
-                    size_t size);
+/*
+ * what: "bytes", or a file, told apart by its content. NULL: what the model at model_path
+ * has, if that is a directory: bytes if its config.json says so, else tokenizer.bin, else
+ * tokenizer.model. A llama2.c file must hold exactly the model's vocabulary, a
+ * SentencePiece model no more than that. -1: line in error.
+ */
+int  tokenizer_open(struct tokenizer **out, const char *what, const char *model_path,
+                    const struct llama_config *config, char *error, size_t size);
 void tokenizer_free(struct tokenizer *tokenizer);
 
 /* Encode `bytes` bytes of text (NULs and invalid UTF-8 allowed); *ids is malloc'ed.
@@ -37,6 +47,6 @@ const char *tokenizer_decode(const struct tokenizer *tokenizer, int32_t previous
 
 int32_t tokenizer_bos(const struct tokenizer *tokenizer); /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *tokenizer); /* -1: none */
-int     tokenizer_is_bytes(const struct tokenizer *tokenizer);
+int     tokenizer_is_llama2c(const struct tokenizer *tokenizer);
 
 #endif

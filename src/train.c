@@ -153,8 +153,8 @@ static int parse(struct run *run, int argc, char **argv)
 
 static int load_data(struct run *run, struct data *data, const char *path, int64_t window)
 {
-    if (data_load(data, path, run->tokenizer, run->model->config.vocab, run->error,
-                  sizeof run->error) != 0) {
+    if (data_load(data, path, run->tokenizer, run->model->config.vocab, run->context,
+                  run->error, sizeof run->error) != 0) {
         return -1;
     }
     return data_check(data, path, window, run->error, sizeof run->error);
@@ -190,8 +190,8 @@ static int prepare(struct run *run)
 
     if (llama_load(&run->model, run->model_path, error, size) != 0 ||
         (run->tokenizer_path != NULL &&
-         tokenizer_open(&run->tokenizer, run->tokenizer_path, run->model->config.vocab,
-                        error, size) != 0) ||
+         tokenizer_open(&run->tokenizer, run->tokenizer_path, run->model_path,
+                        &run->model->config, error, size) != 0) ||
         load_data(run, &run->data, run->data_path, run->context) != 0 ||
         /* evaluation makes do with a shorter window */
         (run->eval_path != NULL &&
@@ -251,31 +251,31 @@ static double lr_factor(int32_t schedule, int64_t k, int64_t w, int64_t n)
     }
 }
 
-static void fill_batch(struct run *run, int64_t step)
+static int64_t fill(struct run *run, int64_t step, int64_t micro, int64_t *length)
 {
-    size_t context = (size_t) run->context;
+    const struct sampling sampling = { run->batch, run->accumulate, run->context,
+                                       run->options.seed, DATA_RANDOM };
+    int64_t               part = run->batch * run->context;
 
-    for (int64_t i = 0; i < run->batch * run->accumulate; i++) {
-        int64_t at = data_window(&run->data, run->context, run->options.seed, step, i);
-
-        memcpy(run->ids + (size_t) i * context, run->data.ids + at,
-               context * sizeof *run->ids);
-        memcpy(run->targets + (size_t) i * context, run->data.ids + at + 1,
-               context * sizeof *run->targets);
-    }
+    return data_fill(&run->data, &sampling, step * run->accumulate + micro,
+                     run->ids + micro * part, run->targets + micro * part, length);
 }
 
 static int gather_gradients(struct run *run, int64_t step, double *loss)
 {
-    int64_t part = run->batch * run->context;
-    double  scale = 1 / (double) (part * run->accumulate), total = 0;
+    int64_t part = run->batch * run->context, count = 0, length;
+    double  scale, total = 0;
 
-    fill_batch(run, step);
+    for (int64_t micro = 0; micro < run->accumulate; micro++) {
+        count += fill(run, step, micro, &length);
+    }
+    scale = 1 / (double) count;
     for (int64_t micro = 0; micro < run->accumulate; micro++) {
         double  sum;
         int64_t predicted;
 
-        if (llama_forward(run->pass, run->batch, run->context, run->ids + micro * part,
+        fill(run, step, micro, &length);
+        if (llama_forward(run->pass, run->batch, length, run->ids + micro * part,
                           run->targets + micro * part, step * run->accumulate + micro,
                           &sum, &predicted, run->error, sizeof run->error) != 0 ||
             llama_backward(run->pass, scale, run->error, sizeof run->error) != 0) {
@@ -396,12 +396,18 @@ static int train_step(struct run *run, struct progress *progress, int64_t step,
 
 static int measure(struct run *run, const struct llama_adapters *adapters, double *loss)
 {
+    struct evaluation evaluation;
+
     if (run->eval_path == NULL) {
         return 0;
     }
-    return evaluate(run->model, adapters, run->eval_data.ids, run->eval_data.count,
-                    run->context, run->batch, loss, &run->eval_tokens, run->error,
-                    sizeof run->error);
+    if (evaluate(run->model, adapters, &run->eval_data, run->context, run->batch,
+                 &evaluation, run->error, sizeof run->error) != 0) {
+        return -1;
+    }
+    *loss = evaluation.loss;
+    run->eval_tokens = evaluation.predicted;
+    return 0;
 }
 
 static int train(struct run *run)

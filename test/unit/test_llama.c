@@ -399,8 +399,9 @@ START_TEST(evaluation_predicts_every_id_but_the_first_once)
     struct llama         *model = make_model(&untied);
     struct llama_decoder *decoder = NULL;
     int32_t               ids[N];
-    double                want = 0, loss;
-    int64_t               predicted;
+    double                want = 0;
+    struct data           data = { .ids = ids, .count = N };
+    struct evaluation     got;
 
     random_ids(ids, N, model->config.vocab, 8);
     for (int64_t t = 0; t + 1 < N; t++) {
@@ -420,19 +421,20 @@ START_TEST(evaluation_predicts_every_id_but_the_first_once)
     }
     llama_decoder_free(decoder);
     for (int64_t batch = 1; batch < 6; batch++) {
-        ck_assert_msg(evaluate(model, NULL, ids, N, CONTEXT, batch, &loss, &predicted,
-                               error, sizeof error) == 0,
+        ck_assert_msg(evaluate(model, NULL, &data, CONTEXT, batch, &got, error,
+                               sizeof error) == 0,
                       "%s", error);
-        ck_assert_int_eq(predicted, N - 1);
-        check_near(loss, want, 1e-5);
+        ck_assert_int_eq(got.predicted, N - 1);
+        ck_assert_int_eq(got.examples, 0);
+        check_near(got.loss, want, 1e-5);
     }
-    ck_assert_int_eq(evaluate(model, NULL, ids, 2, 1000000, 1000000, &loss, &predicted,
-                              error, sizeof error),
-                     0);
-    ck_assert_int_eq(predicted, 1);
+    data.count = 2;
     ck_assert_int_eq(
-        evaluate(model, NULL, ids, 1, CONTEXT, 1, &loss, &predicted, error, sizeof error),
-        -1);
+        evaluate(model, NULL, &data, 1000000, 1000000, &got, error, sizeof error), 0);
+    ck_assert_int_eq(got.predicted, 1);
+    data.count = 1;
+    ck_assert_int_eq(
+        evaluate(model, NULL, &data, CONTEXT, 1, &got, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "2 or more"));
     llama_free(model);
 }
@@ -593,7 +595,7 @@ START_TEST(the_story_is_llama2_c_s)
     }
     ck_assert_int_eq(llama_load(&model, path[0], error, sizeof error), 0);
     ck_assert_int_eq(
-        tokenizer_open(&tokenizer, path[1], model->config.vocab, error, sizeof error), 0);
+        tokenizer_open(&tokenizer, path[1], NULL, &model->config, error, sizeof error), 0);
     ck_assert_int_eq(
         llama_decoder_create(&decoder, model, NULL, 200, error, sizeof error), 0);
     for (int t = 0; t < 200; t++) {

@@ -1,0 +1,27 @@
+/* What the subcommands work with: a model, its tokenizer, an adapter. */
+#ifndef BEAMLORA_SRC_OPEN_H
+#define BEAMLORA_SRC_OPEN_H
+
+#include "llama.h"
+#include "tokenizer.h"
+
+struct opened {
+    struct llama                *model;
+    struct tokenizer            *tokenizer; /* NULL: none needed, none given */
+    struct llama_adapters        loaded;
+    const struct llama_adapters *adapters; /* &loaded, or NULL: the bare model */
+};
+
+/*
+ *   model      llama2.c file or Hugging Face directory
+ *   tokenizer  as for tokenizer_open, NULL: the model's own
+ *   text       0: no tokenizer is needed, and only one that is given is opened
+ *   adapter    PEFT directory, or NULL
+ *
+ * 0, or -1 with a line in error[size]. out->adapters points into *out: leave it in place.
+ */
+int  open_model(struct opened *out, const char *model, const char *tokenizer, int text,
+                const char *adapter, char *error, size_t size);
+void open_free(struct opened *opened);
+
+#endif
