@@ -6,7 +6,8 @@
 #
 # Variables: CC AR CPPFLAGS CFLAGS LDFLAGS (appended to ours), CBLAS_CFLAGS and
 # CBLAS_LIBS (which CBLAS), CONFIG=release|asan|ubsan|asan-ubsan|tsan, BUILD (where to),
-# WERROR=1 (warnings stop the build), V=1 (show the commands).
+# WERROR=1 (warnings stop the build), V=1 (show the commands), SENTENCEPIECE=1 (the program
+# reads SentencePiece models; needs a C++ compiler, CXX, and libsentencepiece).
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -15,6 +16,9 @@ MAKEFLAGS += --no-builtin-rules
 
 ifeq ($(origin CC),default)
 CC := cc
+endif
+ifeq ($(origin CXX),default)
+CXX := c++
 endif
 AR ?= ar
 NM ?= nm
@@ -68,6 +72,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 # gcc sees uninitialised variables where a sanitizer has been at work
 WARNINGS += $(if $(SANITIZE-$(CONFIG)),-Wno-maybe-uninitialized \
     -Wno-unknown-warning-option)
+CXX_WARNINGS := $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARNINGS))
 # Check's macros and test data are not the place for these
 TEST_WARNINGS := $(WARNINGS) -Wno-pedantic -Wno-conversion -Wno-cast-qual
 
@@ -100,20 +105,28 @@ JANSSON_CFLAGS := $(JANSSON_CFLAGS)
 JANSSON_LIBS := $(JANSSON_LIBS)
 CHECK_CFLAGS := $(CHECK_CFLAGS)
 CHECK_LIBS := $(CHECK_LIBS)
+ifneq ($(SENTENCEPIECE),)
+SENTENCEPIECE_CFLAGS ?= $(call pc,--cflags,sentencepiece)
+# without the library that trains models
+SENTENCEPIECE_LIBS ?= $(filter-out -lsentencepiece_train,\
+    $(call pc,--libs,sentencepiece,-lsentencepiece)) -lstdc++
+SENTENCEPIECE_CFLAGS := $(SENTENCEPIECE_CFLAGS) -DBEAMLORA_SENTENCEPIECE
+SENTENCEPIECE_LIBS := $(SENTENCEPIECE_LIBS)
+endif
 endif
 
 # --- sources ------------------------------------------------------------------------
 
 LIB_SRC := $(wildcard lib/*.c)
 IO_SRC := $(wildcard lib/io/*.c)
-SRC_SRC := $(wildcard src/*.c)
+SRC_SRC := $(wildcard src/*.c) $(if $(SENTENCEPIECE),src/tokenizer_sentencepiece.cc)
 SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
 TOOL_SRC := $(wildcard test/golden_replay.c test/tiny_model.c)
 EXAMPLE_SRC := $(wildcard examples/[0-9]*.c)
 EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
-FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] test/*.[ch] \
+FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*.cc test/*.[ch] \
     test/*/*.[ch] examples/*.[ch] bench/*.[ch])
 
 LIB_A := $(O)/libbeamlora.a
@@ -168,7 +181,8 @@ archive = $(if $(V),,@echo "  AR    $@";) mkdir -p '$(@D)'; \
 # Objects are made anew when the compiler or its flags change
 FLAGS := $(O)/obj/flags
 flags_text = $(CC) $(BASE_CFLAGS) $(FAST) $(WARNINGS) $(ASSERTS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) \
-    $(CBLAS_CFLAGS) $(CBLAS_LIBS) $(JANSSON_CFLAGS) $(JANSSON_LIBS)
+    $(CBLAS_CFLAGS) $(CBLAS_LIBS) $(JANSSON_CFLAGS) $(JANSSON_LIBS) \
+    $(if $(SENTENCEPIECE),$(CXX) $(CXXFLAGS) $(SENTENCEPIECE_CFLAGS) $(SENTENCEPIECE_LIBS))
 .PHONY: FORCE
 FORCE:
 $(FLAGS): FORCE
@@ -193,7 +207,11 @@ $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/src/%.o: src/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
-	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS)))
+	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
+$(O)/obj/src/%.o: src/%.cc $(FLAGS)
+	$(if $(V),,@echo "  CXX   $<";) mkdir -p '$(@D)'; $(CXX) -std=c++17 $(OPTIMIZE) \
+	    $(CXX_WARNINGS) $(ASSERTS) $(call outside,$(SENTENCEPIECE_CFLAGS)) $(CPPFLAGS) \
+	    $(CXXFLAGS) -MMD -MP -c -o $@ $<
 $(O)/obj/test/%.o: test/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(TEST_WARNINGS) $(POSIX) -pthread -Iinclude -iquote lib -iquote lib/io \
 	    -iquote src -iquote test -iquote test/unit -iquote test/ref \
@@ -208,7 +226,7 @@ $(LIB_A): $(call static_objects,$(LIB_SRC))
 	$(call archive)
 $(O)/libbeamlora-io.a: $(call static_objects,$(IO_SRC))
 	$(call archive)
-$(O)/obj/program.a: $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/main.c,$(SRC_SRC)))
+$(O)/obj/program.a: $(patsubst %,$(O)/obj/%.o,$(basename $(filter-out src/main.c,$(SRC_SRC))))
 	$(call archive)
 $(O)/obj/test/helpers.a: $(HELPER_SRC:%.c=$(O)/obj/%.o)
 	$(call archive)
@@ -234,7 +252,7 @@ $(O)/libbeamlora-io.so: $(call shared_objects,$(IO_SRC)) $(LIB_SO) \
 comma := ,
 
 # The program holds the libraries: it can be moved
-ALL_LIBS = $(CBLAS_LIBS) $(JANSSON_LIBS) -lm -pthread
+ALL_LIBS = $(CBLAS_LIBS) $(JANSSON_LIBS) $(SENTENCEPIECE_LIBS) -lm -pthread
 $(O)/beamlora: $(O)/obj/src/main.o $(SRC_A) $(IO_A) $(LIB_A)
 	$(call link,,$(ALL_LIBS))
 

@@ -13,9 +13,10 @@ static int64_t smaller(int64_t a, int64_t b)
 
 /* ===== A stream =========================================================== */
 
-static int evaluate_stream(const struct llama *model, const struct llama_adapters *adapters,
-                           const struct data *data, int64_t context, int64_t batch,
-                           struct evaluation *out, char *error, size_t size)
+static int evaluate_stream(const struct llama          *model,
+                           const struct llama_adapters *adapters, const struct data *data,
+                           int64_t context, int64_t batch, struct evaluation *out,
+                           char *error, size_t size)
 {
     struct llama_pass *pass;
     double             total = 0;

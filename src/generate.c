@@ -180,7 +180,8 @@ static int run(const struct opened *opened, struct sampler *sampler, const char 
         snprintf(error, size, "the vocabulary has no BOS token, so --prompt is needed");
         goto done;
     }
-    if (llama_decoder_create(&decoder, model, opened->adapters, positions, error, size) != 0) {
+    if (llama_decoder_create(&decoder, model, opened->adapters, positions, error, size) !=
+        0) {
         goto done;
     }
     status = generate(decoder, tokenizer, sampler, prompt, count, positions, error, size);

@@ -69,14 +69,14 @@ static int no_keys(const struct reader *r, json_t *object)
 {
     char        keys[KEYS_SHOWN + 8] = "", text[320];
     size_t      used = 0;
-    const char *key;
-    json_t     *value;
 
-    json_object_foreach (object, key, value) {
-        size_t bytes = strlen(key);
+    for (void *at = json_object_iter(object); at != NULL;
+         at = json_object_iter_next(object, at)) {
+        const char *key = json_object_iter_key(at);
 
-        if (used + bytes + 4 > KEYS_SHOWN) {
-            used += (size_t) snprintf(keys + used, sizeof keys - used, ", ..");
+        if (used + strlen(key) + 4 > KEYS_SHOWN) {
+            used += (size_t) snprintf(keys + used, sizeof keys - used, "%s..",
+                                      used > 0 ? ", " : "");
             break;
         }
         used += (size_t) snprintf(keys + used, sizeof keys - used, "%s\"%s\"",

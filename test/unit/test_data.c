@@ -44,7 +44,7 @@ static int load(struct data *data, const char *name, const void *bytes, size_t s
     data->ids = NULL;
     data->count = -1;
     result =
-        data_load(data, file(name, bytes, size), tokenizer, vocab, error, sizeof error);
+        data_load(data, file(name, bytes, size), tokenizer, vocab, context, error, sizeof error);
     unlink(path);
     if (result != 0) {
         ck_assert_ptr_null(data->ids); /* untouched */
@@ -102,9 +102,9 @@ START_TEST(files_that_hold_nothing_are_refused)
     ck_assert_ptr_nonnull(strstr(error, "empty"));
     ck_assert_int_eq(load(&data, "a.txt", "text", 4, NULL, 10), -1);
     ck_assert_ptr_nonnull(strstr(error, "tokenizer"));
-    ck_assert_int_eq(data_load(&data, directory, NULL, 10, error, sizeof error), -1);
+    ck_assert_int_eq(data_load(&data, directory, NULL, 10, 8, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "directory"));
-    ck_assert_int_eq(data_load(&data, "/nonexistent/x", NULL, 10, error, sizeof error),
+    ck_assert_int_eq(data_load(&data, "/nonexistent/x", NULL, 10, 8, error, sizeof error),
                      -1);
     ck_assert_ptr_nonnull(strstr(error, "/nonexistent/x"));
 }

@@ -6,9 +6,17 @@
 
 #include <unistd.h>
 
+#include "llama.h"
 #include "tokenizer.h"
 
 static char error[512];
+
+/* For a model that says nothing of its own tokenizer. */
+static int open_with(struct tokenizer **out, const char *what, int64_t vocab)
+{
+    const struct llama_config config = { .vocab = vocab, .bos = -1, .eos = -1 };
+    return tokenizer_open(out, what, "model.bin", &config, error, sizeof error);
+}
 
 /* ===== Vocabulary files =================================================== */
 
@@ -81,7 +89,7 @@ static int open_bytes(struct tokenizer **out, const void *data, size_t length,
     ck_assert_int_eq(write(handle, data, length), (ssize_t) length);
     close(handle);
     error[0] = '\0';
-    status = tokenizer_open(out, path, vocab, error, sizeof error);
+    status = open_with(out, path, vocab);
     if (status != 0) {
         ck_assert_ptr_nonnull(strstr(error, path));
         ck_assert_ptr_null(strchr(error, '\n'));
@@ -212,7 +220,7 @@ START_TEST(code_points_and_bytes)
     t = open_vocabulary(&v);
     ck_assert_int_eq(tokenizer_bos(t), 1);
     ck_assert_int_eq(tokenizer_eos(t), 2);
-    ck_assert_int_eq(tokenizer_is_bytes(t), 0);
+    ck_assert_int_eq(tokenizer_is_llama2c(t), 1);
     check_ids(t, "", 0, 0, NULL, 0);
     check_ids(t, "", 0, 1, (int32_t[]){ 1 }, 1);
     check_ids(t, "a", 1, 1, (int32_t[]){ 1, space, a }, 3);
@@ -293,16 +301,16 @@ START_TEST(bytes_need_no_file)
         all[b] = (char) b;
         want[b + 1] = b;
     }
-    ck_assert_int_eq(tokenizer_open(&t, "bytes", 255, error, sizeof error), -1);
+    ck_assert_int_eq(open_with(&t, "bytes", 255), -1);
     ck_assert_ptr_nonnull(strstr(error, "255"));
-    ck_assert_int_eq(tokenizer_open(&t, "bytes", 256, error, sizeof error), 0);
+    ck_assert_int_eq(open_with(&t, "bytes", 256), 0);
     ck_assert_int_eq(tokenizer_bos(t), -1);
-    ck_assert_int_eq(tokenizer_is_bytes(t), 1);
+    ck_assert_int_eq(tokenizer_is_llama2c(t), 0);
     check_ids(t, all, 256, 1, want + 1, 256);
     tokenizer_free(t);
-    ck_assert_int_eq(tokenizer_open(&t, "bytes", 300, error, sizeof error), 0);
+    ck_assert_int_eq(open_with(&t, "bytes", 300), 0);
     ck_assert_int_eq(tokenizer_bos(t), 256);
-    ck_assert_int_eq(tokenizer_eos(t), -1);
+    ck_assert_int_eq(tokenizer_eos(t), 257);
     check_ids(t, all, 256, 1, want, 257);
     check_ids(t, all, 256, 0, want + 1, 256);
     for (int b = 0; b < 256; b++) {
@@ -346,11 +354,11 @@ START_TEST(files_that_are_no_vocabulary)
         ck_assert_ptr_nonnull(strstr(error, "100"));
     }
     ck_assert_ptr_null(t);
-    ck_assert_int_eq(tokenizer_open(&t, "/nonexistent", 300, error, sizeof error), -1);
+    ck_assert_int_eq(open_with(&t, "/nonexistent", 300), -1);
     ck_assert_ptr_nonnull(strstr(error, "/nonexistent"));
-    ck_assert_int_eq(tokenizer_open(&t, "/tmp", 300, error, sizeof error), -1);
-    ck_assert_int_eq(tokenizer_open(&t, "bytes", 0, error, sizeof error), -1);
-    ck_assert_int_eq(tokenizer_open(&t, "bytes", INT64_MAX, error, sizeof error), -1);
+    ck_assert_int_eq(open_with(&t, "/tmp", 300), -1);
+    ck_assert_int_eq(open_with(&t, "bytes", 0), -1);
+    ck_assert_int_eq(open_with(&t, "bytes", INT64_MAX), -1);
     tokenizer_free(NULL);
 
     /* Twice the same text is no harm: the first id is meant. */
@@ -387,7 +395,7 @@ START_TEST(a_megabyte_comes_back)
     file = fopen(path[0], "rb");
     length = fread(text, 1, 2 << 20, file);
     fclose(file);
-    ck_assert_msg(tokenizer_open(&t, path[1], 512, error, sizeof error) == 0, "%s",
+    ck_assert_msg(open_with(&t, path[1], 512) == 0, "%s",
                   error);
     ck_assert_int_eq(
         tokenizer_encode(t, text, length, 1, &ids, &count, error, sizeof error), 0);
