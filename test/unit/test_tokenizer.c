@@ -395,8 +395,7 @@ START_TEST(a_megabyte_comes_back)
     file = fopen(path[0], "rb");
     length = fread(text, 1, 2 << 20, file);
     fclose(file);
-    ck_assert_msg(open_with(&t, path[1], 512) == 0, "%s",
-                  error);
+    ck_assert_msg(open_with(&t, path[1], 512) == 0, "%s", error);
     ck_assert_int_eq(
         tokenizer_encode(t, text, length, 1, &ids, &count, error, sizeof error), 0);
     ck_assert_int_eq(ids[0], 1);
