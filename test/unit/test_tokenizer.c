@@ -370,6 +370,242 @@ START_TEST(files_that_are_no_vocabulary)
 }
 END_TEST
 
+/* ===== What a model's directory has ======================================= */
+
+static char directory[] = "/tmp/test_tokenizer.XXXXXX";
+
+static void make_directory(void)
+{
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+}
+
+static void remove_directory(void)
+{
+    rmdir(directory);
+}
+
+/* A file in the directory, removed again if there is nothing to put into it. */
+static const char *put(const char *name, const void *data, size_t length)
+{
+    static char path[300];
+    FILE       *file;
+
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (data == NULL) {
+        unlink(path);
+        return path;
+    }
+    file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(data, 1, length, file), length);
+    ck_assert_int_eq(fclose(file), 0);
+    return path;
+}
+
+static int open_beside(struct tokenizer **out, int64_t vocab, const char *kind)
+{
+    struct llama_config config = { .vocab = vocab, .bos = -1, .eos = -1 };
+
+    error[0] = '\0';
+    snprintf(config.tokenizer, sizeof config.tokenizer, "%s", kind);
+    return tokenizer_open(out, NULL, directory, &config, error, sizeof error);
+}
+
+START_TEST(a_directory_says_which_tokenizer)
+{
+    static char               data[VOCAB * (TEXT + 8) + 4];
+    struct vocabulary         v = basic();
+    size_t                    length = serialize(&v, data);
+    struct tokenizer         *t = NULL;
+    const struct llama_config config = { .vocab = v.count, .bos = -1, .eos = -1 };
+    const char               *file;
+
+    ck_assert_int_eq(open_beside(&t, v.count, ""), -1);
+    ck_assert_ptr_nonnull(strstr(error, "neither tokenizer.bin nor tokenizer.model"));
+    put("tokenizer.json", "{}", 2);
+    ck_assert_int_eq(open_beside(&t, v.count, ""), -1);
+    ck_assert_ptr_nonnull(strstr(error, "tokenizer.json: is not read"));
+    ck_assert_ptr_nonnull(strstr(error, ".u16"));
+    ck_assert_ptr_nonnull(strstr(error, "docs/data.md"));
+    ck_assert_ptr_null(strchr(error, '\n'));
+    file = put("tokenizer.model", "\n\x0e\n\x05<unk>", 9);
+    ck_assert_int_eq(open_beside(&t, v.count, ""), -1);
+    ck_assert_ptr_nonnull(strstr(error, file));
+    ck_assert_ptr_nonnull(strstr(error, "SentencePiece"));
+    put("tokenizer.bin", data, length);
+    ck_assert_int_eq(open_beside(&t, v.count, ""), 0);
+    ck_assert_int_eq(tokenizer_is_llama2c(t), 1);
+    tokenizer_free(t);
+    ck_assert_int_eq(open_beside(&t, v.count, "bytes"), 0);
+    ck_assert_int_eq(tokenizer_is_llama2c(t), 0);
+    check_ids(t, "a", 1, 1, (int32_t[]){ 256, 'a' }, 2);
+    tokenizer_free(t);
+
+    t = NULL;
+    file = put("model.bin", "", 0);
+    ck_assert_int_eq(tokenizer_open(&t, NULL, file, &config, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "--tokenizer bytes"));
+    ck_assert_ptr_null(t);
+    put("model.bin", NULL, 0);
+    put("tokenizer.bin", NULL, 0);
+    put("tokenizer.model", NULL, 0);
+    put("tokenizer.json", NULL, 0);
+}
+END_TEST
+
+START_TEST(the_model_s_bos_and_eos_come_first)
+{
+    struct llama_config config = { .vocab = 300, .bos = 299, .eos = 0 };
+    struct tokenizer   *t = NULL;
+
+    ck_assert_int_eq(tokenizer_open(&t, "bytes", NULL, &config, error, sizeof error), 0);
+    ck_assert_int_eq(tokenizer_bos(t), 299);
+    ck_assert_int_eq(tokenizer_eos(t), 0);
+    check_ids(t, "a", 1, 1, (int32_t[]){ 299, 'a' }, 2);
+    tokenizer_free(t);
+    config.bos = -1;
+    ck_assert_int_eq(tokenizer_open(&t, "bytes", NULL, &config, error, sizeof error), 0);
+    ck_assert_int_eq(tokenizer_bos(t), 256);
+    ck_assert_int_eq(tokenizer_eos(t), 0);
+    tokenizer_free(t);
+    config.eos = 300;
+    ck_assert_int_eq(tokenizer_open(&t, "bytes", NULL, &config, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "EOS 300"));
+    config.eos = -1;
+    config.bos = 300;
+    ck_assert_int_eq(tokenizer_open(&t, "bytes", NULL, &config, error, sizeof error), -1);
+    for (int64_t vocab = 256; vocab < 260; vocab++) {
+        ck_assert_int_eq(open_with(&t, "bytes", vocab), 0);
+        ck_assert_int_eq(tokenizer_bos(t), vocab > 256 ? 256 : -1);
+        ck_assert_int_eq(tokenizer_eos(t), vocab > 257 ? 257 : -1);
+        tokenizer_free(t);
+    }
+}
+END_TEST
+
+/* ===== SentencePiece ====================================================== */
+
+/* What a command prints, at most `room` bytes. */
+static void output_of(const char *command, char *out, size_t room)
+{
+    FILE  *pipe = popen(command, "r");
+    size_t used;
+
+    ck_assert_ptr_nonnull(pipe);
+    used = fread(out, 1, room - 1, pipe);
+    out[used] = '\0';
+    ck_assert_msg(pclose(pipe) == 0, "%s", command);
+}
+
+/* Ids as spm_encode prints them, and the text as spm_decode does. */
+static void check_sentence(const struct tokenizer *t, const char *model, const char *text)
+{
+    char     command[1024], want[4096], got[4096] = "", *at = want;
+    int32_t *ids, previous = tokenizer_bos(t);
+    int64_t  count;
+
+    put("text", text, strlen(text));
+    snprintf(command, sizeof command,
+             "spm_encode --model=%s --output_format=id < %s/text 2>/dev/null", model,
+             directory);
+    output_of(command, want, sizeof want);
+    ck_assert_msg(tokenizer_encode(t, text, strlen(text), 1, &ids, &count, error,
+                                   sizeof error) == 0,
+                  "%s", error);
+    ck_assert_int_eq(ids[0], previous);
+    for (int64_t i = 1; i < count; i++) {
+        size_t      length;
+        const char *piece = tokenizer_decode(t, previous, ids[i], &length);
+
+        ck_assert_msg(strtol(at, &at, 10) == ids[i], "%s: id %d is %d, of %s", text,
+                      (int) i, ids[i], want);
+        strncat(got, piece, length);
+        previous = ids[i];
+    }
+    ck_assert_str_eq(at, "\n");
+    free(ids);
+    snprintf(command, sizeof command,
+             "spm_encode --model=%s --output_format=id < %s/text 2>/dev/null | "
+             "spm_decode --model=%s --input_format=id 2>/dev/null",
+             model, directory, model);
+    output_of(command, want, sizeof want);
+    strcat(got, "\n");
+    ck_assert_str_eq(got, want);
+    put("text", NULL, 0);
+}
+
+static void train_model(const char *flags)
+{
+    char command[1024], *text = must_alloc(1 << 17, 1), *at = text;
+
+    for (int i = 0; i < 600; i++) {
+        at += sprintf(at, "the quick fox %d leaps over %s dogs, caf\xc3\xa9 no. %d\n", i,
+                      i % 3 ? "lazy" : "sleeping", i * i % 97);
+    }
+    put("corpus", text, strlen(text));
+    free(text);
+    snprintf(command, sizeof command,
+             "spm_train --input=%s/corpus --model_prefix=%s/tokenizer %s >/dev/null 2>&1",
+             directory, directory, flags);
+    ck_assert_msg(system(command) == 0, "%s", command);
+    put("corpus", NULL, 0);
+    put("tokenizer.vocab", NULL, 0);
+}
+
+START_TEST(sentencepiece_s_own_ids)
+{
+    static const char *const flags[] = {
+        "--vocab_size=340 --model_type=bpe --byte_fallback",
+        "--vocab_size=120 --model_type=unigram --hard_vocab_limit=false",
+        "--vocab_size=340 --model_type=bpe --byte_fallback --add_dummy_prefix=false "
+        "--remove_extra_whitespaces=false",
+    };
+    static const char *const sentences[] = {
+        "the quick fox leaps",
+        "  two  spaces ",
+        "caf\xc3\xa9 7 dogs",
+        "an unknown \xe2\x82\xac or \xf0\x9f\x98\x80",
+        "sleeping",
+    };
+
+    if (system("command -v spm_train >/dev/null && command -v spm_encode >/dev/null") !=
+        0) {
+        printf("skipped: sentencepiece_s_own_ids: no spm_train\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        struct tokenizer *t = NULL;
+        char              model[300];
+
+        train_model(flags[i]);
+        snprintf(model, sizeof model, "%s/tokenizer.model", directory);
+        if (open_beside(&t, 400, "") != 0) {
+            ck_assert_ptr_nonnull(strstr(error, "`make SENTENCEPIECE=1`"));
+            ck_assert_ptr_null(t);
+            printf("skipped: sentencepiece_s_own_ids: built without SENTENCEPIECE=1\n");
+            unlink(model);
+            return;
+        }
+        ck_assert_int_eq(tokenizer_bos(t), 1);
+        ck_assert_int_eq(tokenizer_eos(t), 2);
+        ck_assert_int_eq(tokenizer_is_llama2c(t), 0);
+        for (size_t k = 0; k < sizeof sentences / sizeof *sentences; k++) {
+            check_sentence(t, model, sentences[k]);
+        }
+        check_ids(t, "", 0, 1, (int32_t[]){ 1 }, 1);
+        check_piece(t, 5, 1, "", 0);
+        check_piece(t, 5, 399, "", 0);
+        tokenizer_free(t);
+        t = NULL;
+        ck_assert_int_eq(open_beside(&t, 20, ""), -1);
+        ck_assert_ptr_nonnull(strstr(error, "vocabulary is 20"));
+        ck_assert_ptr_nonnull(strstr(error, model));
+        ck_assert_ptr_null(t);
+        unlink(model);
+    }
+}
+END_TEST
+
 /* ===== A real vocabulary ================================================== */
 
 /* Encodes the text whole and decodes it to what it was; times of n^2 would be hours. */
@@ -426,6 +662,10 @@ static Suite *make_suite(void)
     tcase_add_test(tcase, decoding);
     tcase_add_test(tcase, bytes_need_no_file);
     tcase_add_test(tcase, files_that_are_no_vocabulary);
+    tcase_add_unchecked_fixture(tcase, make_directory, remove_directory);
+    tcase_add_test(tcase, a_directory_says_which_tokenizer);
+    tcase_add_test(tcase, the_model_s_bos_and_eos_come_first);
+    tcase_add_test(tcase, sentencepiece_s_own_ids);
     tcase_add_test(tcase, a_megabyte_comes_back);
     suite_add_tcase(suite, tcase);
     return suite;
