@@ -292,6 +292,80 @@ run generate --model "$model" --tokenizer bytes --prompt 'the quick ' --tokens 4
     --temperature 0 --adapter "$work/lora"
 is "the same again" cmp -s "$work/out" "$work/generated"
 
+# ----- examples: JSON lines -----
+
+# 258 ids: bytes with BOS and EOS
+"$tiny" "$work/small.bin" 1 258 || exit 1
+small="--model $work/small.bin --tokenizer bytes"
+cat > "$work/sums.jsonl" << 'EOF'
+{"prompt": "1+1=", "completion": "2"}
+{"question": "2+1=", "answer": "three", "source": {"page": 7}}
+
+{"prompt": "2+2=", "completion": "4", "text": "not this"}
+{"text": "0"}
+EOF
+learning="--batch 4 --context 16 --steps 200 --lr 3e-2 --rank 16 --method lora --json"
+ok "train on JSON lines" train $small --data "$work/sums.jsonl" $learning \
+    --out "$work/sums"
+first=$(number train_loss)
+ok "eval of JSON lines, before" eval $small --data "$work/sums.jsonl" --json
+before=$(number loss)
+near "examples" "$(number examples)" 4 0
+near "none is completed" "$(number exact)" 0 0
+near "completions, texts and EOS are predicted" "$(number tokens)" 12 0
+adapted="$small --adapter $work/sums"
+ok "eval of JSON lines" eval $adapted --data "$work/sums.jsonl" --json
+less "the examples are learnt" "$(number loss)" "$before"
+near "all are completed" "$(number exact)" 4 0
+all=$(number loss)
+for batch in 1 3; do
+    run eval $adapted --data "$work/sums.jsonl" --json --batch $batch
+    near "eval in batches of $batch" "$(number loss)" "$all" 1e-6
+    near "eval in batches of $batch: exact" "$(number exact)" 4 0
+done
+run eval $adapted --data "$work/sums.jsonl"
+is "accuracy is told" \
+    grep -q -F 'accuracy 100.0 % (4 of 4 completed exactly)' "$work/out"
+for sum in 1+1=2 2+1=three 2+2=4; do
+    run generate $adapted --temperature 0 --prompt "${sum%=*}="
+    is "generation gives $sum and stops at EOS" [ "$(cat "$work/out")" = "$sum" ]
+done
+awk '{ printf "%s\r\n", $0 }' "$work/sums.jsonl" > "$work/crlf.jsonl"
+run eval $adapted --data "$work/crlf.jsonl" --json
+is "carriage returns change nothing" [ "$(number loss)" = "$all" ]
+{ printf '\357\273\277'; printf '%s' "$(cat "$work/sums.jsonl")"; } > "$work/bom.json"
+run eval $adapted --data "$work/bom.json" --json
+is "nor do a byte order mark and no final newline" [ "$(number loss)" = "$all" ]
+run train $small --data "$work/crlf.jsonl" $learning
+is "the same examples, the same bits" [ "$first" = "$(number train_loss)" ]
+run eval $small --data "$work/sums.jsonl" --context 5 --json
+near "cut examples lose targets" "$(number tokens)" 5 0
+is "cut examples are told" grep -q -F '3 of 4 examples are cut' "$work/err"
+
+{ cat "$work/sums.jsonl"; echo '{"prompt": "3+3="}'; } > "$work/bad.jsonl"
+refused 1 'bad.jsonl:6: has only "prompt"' eval $small --data "$work/bad.jsonl"
+refused 1 'bad.jsonl:6: has only "prompt"' train $small --data "$work/bad.jsonl" \
+    --out "$work/bad.out"
+is "a bad line is refused before anything is made" [ ! -e "$work/bad.out" ]
+refused 1 'bad.jsonl:6: ' train $small --data "$work/sums.jsonl" \
+    --eval-data "$work/bad.jsonl" --steps 36 --context 16
+printf '{"text": "\377"}\n' > "$work/bad.jsonl"
+refused 1 'bad.jsonl:1: not JSON' eval $small --data "$work/bad.jsonl"
+: > "$work/bad.jsonl"
+refused 1 'is empty' eval $small --data "$work/bad.jsonl"
+echo '{"prompt": "1+1=", "completion": "2"}' > "$work/bad.jsonl"
+refused 1 'needs --context 5' eval $small --data "$work/bad.jsonl" --context 4
+# text is bytes, whatever they are
+printf 'caf\351 \377\376\r\nno end' > "$work/latin.txt"
+ok "text that is no UTF-8" eval $small --data "$work/latin.txt" --json
+near "is bytes" "$(number tokens)" 14 0
+
+# ----- which tokenizer -----
+
+refused 1 '--tokenizer bytes' eval --model "$model" --data "$work/eval.txt"
+refused 1 '--tokenizer bytes' generate --model "$model"
+ok "ids need no tokenizer" eval --model "$model" --data "$work/train.u16"
+
 # ----- where results go -----
 
 if [ -c /dev/full ]; then

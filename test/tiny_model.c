@@ -1,9 +1,10 @@
 /*
  * Writes a small random model in llama2.c's format for test/program.sh:
  *
- *     tiny_model FILE [SEED]
+ *     tiny_model FILE [SEED [VOCAB]]
  *
- * 2 layers, dim 16, hidden 40, 4 heads, 2 key-value heads, 256 ids, context 64, tied.
+ * 2 layers, dim 16, hidden 40, 4 heads, 2 key-value heads, 256 ids if VOCAB is not
+ * given, context 64, tied.
  */
 #include <math.h>
 #include <stdint.h>
@@ -16,7 +17,6 @@ enum {
     LAYERS = 2,
     HEADS = 4,
     KV_HEADS = 2,
-    VOCAB = 256,
     SEQ = 64
 };
 
@@ -43,14 +43,15 @@ static int write_floats(FILE *out, int count, double middle, double spread)
 
 int main(int argc, char **argv)
 {
-    const int32_t header[7] = { DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, SEQ };
+    const int     vocab = argc > 3 ? atoi(argv[3]) : 256;
+    const int32_t header[7] = { DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, vocab, SEQ };
     const int     kv = DIM / HEADS * KV_HEADS, table = SEQ * DIM / HEADS / 2;
     const double  by_dim = 1 / sqrt(DIM), by_hidden = 1 / sqrt(HIDDEN);
     FILE         *out;
     int           failed;
 
     if (argc < 2) {
-        fputs("usage: tiny_model FILE [SEED]\n", stderr);
+        fputs("usage: tiny_model FILE [SEED [VOCAB]]\n", stderr);
         return 2;
     }
     if (argc > 2) {
@@ -62,7 +63,7 @@ int main(int argc, char **argv)
         return 1;
     }
     failed = fwrite(header, sizeof header, 1, out) != 1 ||
-             write_floats(out, VOCAB * DIM, 0, 0.5) ||
+             write_floats(out, vocab * DIM, 0, 0.5) ||
              write_floats(out, LAYERS * DIM, 1, 0.1) ||             /* attention norm */
              write_floats(out, LAYERS * DIM * DIM, 0, by_dim) ||    /* q */
              write_floats(out, LAYERS * kv * DIM, 0, by_dim) ||     /* k */
