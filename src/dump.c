@@ -75,12 +75,17 @@ static int add_tensor(struct gathered *gathered, bl_adapter *adapter, int32_t te
     return 0;
 }
 
-static int64_t *widen(const int32_t *ids, int64_t count)
+/* Rows of ids as [batch * accumulate, context], malloc'ed, filled up with `behind`. */
+static int64_t *widen(const struct dump *dump, const int32_t *ids, int64_t behind)
 {
+    int64_t  part = dump->batch * dump->context, count = part * dump->accumulate;
     int64_t *wide = malloc((size_t) count * sizeof *wide);
 
     for (int64_t i = 0; wide != NULL && i < count; i++) {
-        wide[i] = ids[i];
+        int64_t micro = i / part, length = dump->lengths[micro];
+        int64_t row = i % part / dump->context, column = i % dump->context;
+
+        wide[i] = column < length ? ids[micro * part + row * length + column] : behind;
     }
     return wide;
 }
@@ -151,9 +156,10 @@ int dump_write(const char *path, const struct llama_adapters *adapters,
                const struct dump *dump, char *error, size_t size)
 {
     int64_t         modules = bl_group_get_count(adapters->group);
-    int64_t         ids = dump->windows * dump->context;
+    int64_t         windows = dump->batch * dump->accumulate;
     size_t          room = (size_t) adapters_parameters(adapters);
-    int64_t        *inputs = widen(dump->ids, ids), *targets = widen(dump->targets, ids);
+    int64_t        *inputs = widen(dump, dump->ids, 0);
+    int64_t        *targets = widen(dump, dump->targets, -1);
     float          *copies = malloc(2 * room * sizeof *copies);
     int             result = 0;
     struct gathered gathered = { NULL, 0, copies };
@@ -172,8 +178,8 @@ int dump_write(const char *path, const struct llama_adapters *adapters,
     if (result == 0) {
         bl_array *last = gathered.arrays + gathered.count;
 
-        set_array(&last[0], "input_ids", inputs, BL_I64, dump->windows, dump->context);
-        set_array(&last[1], "target_ids", targets, BL_I64, dump->windows, dump->context);
+        set_array(&last[0], "input_ids", inputs, BL_I64, windows, dump->context);
+        set_array(&last[1], "target_ids", targets, BL_I64, windows, dump->context);
         set_array(&last[2], "loss", &dump->loss, BL_F64, 1, 0);
         result = write_arrays(path, gathered.arrays, gathered.count + FIXED,
                               adapters->group, dump, error, size);

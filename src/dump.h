@@ -5,11 +5,12 @@
 #include "llama.h"
 
 struct dump {
-    const int32_t *ids,
-        *targets; /* [windows, context] of the whole step, all micro-batches */
-    int64_t windows, context;
-    int64_t step; /* 0-based */
-    double  loss; /* mean over the predicted tokens */
+    /* micro-batch m is at m * batch * context and has [batch, lengths[m]] */
+    const int32_t *ids, *targets;
+    int64_t        batch, accumulate, context;
+    const int64_t *lengths; /* [accumulate] */
+    int64_t        step;    /* 0-based */
+    double         loss;    /* mean over the predicted tokens */
 };
 
 /*
@@ -18,7 +19,8 @@ struct dump {
  * Gradients are of the mean loss, before clipping. Every tensor is in the order of the
  * base model's file: q and k rows are not permuted.
  *
- *   input_ids, target_ids   I64 [windows, context]       loss   F64 [1]
+ *   input_ids, target_ids   I64 [batch * accumulate, context]; behind a row's end 0, -1
+ *   loss                                     F64 [1]
  *   base_model.model.<name>.lora_A.weight    F32 [r, in]
  *   base_model.model.<name>.lora_B.weight    F32 [out, r]
  *   base_model.model.<name>.lora_gate        F32 [1, r]: the scores; only with beamlora

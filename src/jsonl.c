@@ -67,8 +67,8 @@ static const char *type_name(const json_t *value)
 
 static int no_keys(const struct reader *r, json_t *object)
 {
-    char        keys[KEYS_SHOWN + 8] = "", text[320];
-    size_t      used = 0;
+    char   keys[KEYS_SHOWN + 8] = "", text[320];
+    size_t used = 0;
 
     for (void *at = json_object_iter(object); at != NULL;
          at = json_object_iter_next(object, at)) {

@@ -14,8 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define INTERVAL 1.0 /* seconds between two lines */
-#define WIDTH 80     /* of a terminal that does not say */
+#define REDRAWN 1.0 /* seconds between two lines on a terminal */
+#define PRINTED 5.0 /* the same elsewhere, where they stay      */
+#define WIDTH 80    /* of a terminal that does not say          */
 
 static double seconds(void)
 {
@@ -49,12 +50,13 @@ static int width(void)
     return n > 0 ? n : WIDTH;
 }
 
-void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step)
+void progress_start(struct progress *progress, int64_t steps, int64_t done)
 {
     double now = seconds();
 
     *progress = (struct progress){ .steps = steps,
-                                   .tokens_per_step = tokens_per_step,
+                                   .first = done,
+                                   .done = done,
                                    .start = now,
                                    .last = now,
                                    .now = now,
@@ -65,9 +67,7 @@ double progress_tokens_per_second(const struct progress *progress)
 {
     double elapsed = progress->now - progress->start;
 
-    return elapsed > 0
-               ? (double) progress->done * (double) progress->tokens_per_step / elapsed
-               : 0;
+    return elapsed > 0 ? (double) progress->tokens / elapsed : 0;
 }
 
 /* Over the old line: cut before the last column, where the cursor would move on, and the
@@ -85,7 +85,8 @@ static void redraw(struct progress *progress, const char *line)
 static void draw(struct progress *progress)
 {
     double left = (progress->now - progress->start) *
-                  (double) (progress->steps - progress->done) / (double) progress->done;
+                  (double) (progress->steps - progress->done) /
+                  (double) (progress->done - progress->first);
     int64_t rest = (int64_t) (left + 0.5);
     char    line[MESSAGE_SIZE];
 
@@ -107,13 +108,16 @@ static void draw(struct progress *progress)
     progress->loss_count = 0;
 }
 
-void progress_step(struct progress *progress, int64_t done, double loss)
+void progress_step(struct progress *progress, int64_t done, double loss, int64_t tokens)
 {
+    double interval = progress->terminal ? REDRAWN : PRINTED;
+
     progress->now = seconds();
     progress->done = done;
+    progress->tokens += tokens;
     progress->loss_sum += loss;
     progress->loss_count++;
-    if (done == progress->steps || progress->now - progress->last >= INTERVAL) {
+    if (done == progress->steps || progress->now - progress->last >= interval) {
         draw(progress);
     }
 }

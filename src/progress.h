@@ -1,12 +1,13 @@
 /* Progress of a training on stderr: one line that is redrawn on a terminal, plain lines
- * elsewhere, about one a second. No escape codes anywhere, and no line that wraps. */
+ * elsewhere, every five seconds. No escape codes anywhere, and no line that wraps. */
 #ifndef BEAMLORA_SRC_PROGRESS_H
 #define BEAMLORA_SRC_PROGRESS_H
 
 #include <stdint.h>
 
 struct progress {
-    int64_t steps, tokens_per_step, done;
+    int64_t steps, first, done; /* first: made before we started */
+    int64_t tokens;
     double  start, last, now; /* seconds */
     double  loss_sum;         /* since the last line */
     int64_t loss_count;
@@ -14,9 +15,10 @@ struct progress {
     int     drawn;    /* length of the unfinished line that is on it  */
 };
 
-void progress_start(struct progress *progress, int64_t steps, int64_t tokens_per_step);
-/* `done` steps are made, the last of them with this loss. */
-void progress_step(struct progress *progress, int64_t done, double loss);
+/* `done` of the steps are made already. */
+void progress_start(struct progress *progress, int64_t steps, int64_t done);
+/* `done` steps are made, the last of them with this loss over so many tokens. */
+void progress_step(struct progress *progress, int64_t done, double loss, int64_t tokens);
 void progress_end(struct progress *progress);
 
 /* A line of its own, "beamlora: ..." */

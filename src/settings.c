@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum method { METHOD_LORA, METHOD_RSLORA, METHOD_BEAMLORA };
+enum method { METHOD_LORA, METHOD_RSLORA, METHOD_BEAMLORA, METHOD_FULL };
 
-static const char *const methods[] = { "lora", "rslora", "beamlora", NULL };
+static const char *const methods[] = { "lora", "rslora", "beamlora", "full", NULL };
 static const char *const presets[] = { "paper", "published", "tightening", NULL };
 /* In the order of the enums of beamlora.h: a choice's index is the option's value. */
 static const char *const curves[] = { "constant", "linear", "cosine", NULL };
@@ -32,11 +32,14 @@ _Static_assert(BL_PRESET_TIGHTENING == 2 && BL_CURVE_COSINE == 2 && BL_SCOPE_JOI
                    BL_TRANSFER_PRESERVE == 1,
                "choices are in the order of the library's enums");
 
+/* Which methods a setting has an effect with. */
+enum reach { ALL, ADAPTERS, BEAMLORA };
+
 struct row {
     const char        *name;
     enum flag_type     type;
-    int                beamlora; /* 1: has no effect with the other methods */
-    size_t             offset;   /* in bl_options */
+    enum reach         reach;
+    size_t             offset; /* in bl_options */
     const char        *help;
     const char *const *choices;
     double             low, high;
@@ -45,7 +48,7 @@ struct row {
 #define AT(field) offsetof(bl_options, field)
 #define HEADING(text)                                                                    \
     {                                                                                    \
-        text, FLAG_HEADING, 0, 0, NULL, NULL, 0, 0                                       \
+        text, FLAG_HEADING, ALL, 0, NULL, NULL, 0, 0                                     \
     }
 #define ANY -INFINITY, INFINITY
 #define FROM(low) low, INFINITY
@@ -53,68 +56,71 @@ struct row {
 
 static const struct row rows[] = {
     HEADING("Adapters"),
-    { "rank", FLAG_INTEGER, 0, AT(rank), "rank of every adapter (8)", NULL, FROM(1) },
-    { "alpha", FLAG_REAL, 0, AT(alpha), "scaling numerator (2 * rank)", NULL, ANY },
-    { "dropout", FLAG_REAL, 0, AT(dropout), "on the adapters' input, in [0, 1) (0)", NULL,
-      FROM(0) },
-    { "seed", FLAG_UNSIGNED, 0, AT(seed), "of weights, batches, dropout, pairing (0)",
+    { "rank", FLAG_INTEGER, ADAPTERS, AT(rank), "rank of every adapter (8)", NULL,
+      FROM(1) },
+    { "alpha", FLAG_REAL, ADAPTERS, AT(alpha), "scaling numerator (2 * rank)", NULL,
+      ANY },
+    { "dropout", FLAG_REAL, ADAPTERS, AT(dropout),
+      "on the adapters' input, in [0, 1) (0)", NULL, FROM(0) },
+    { "seed", FLAG_UNSIGNED, ALL, AT(seed), "of weights, batches, dropout, pairing (0)",
       NULL, ANY },
-    { "temperature", FLAG_REAL, 1, AT(temperature),
+    { "temperature", FLAG_REAL, BEAMLORA, AT(temperature),
       "of the scores' softmax (0: by lr, 0.03 or 0.05)", NULL, FROM(0) },
 
     HEADING("Optimizer (AdamW)"),
-    { "lr", FLAG_REAL, 0, AT(lr), "peak learning rate (1e-3)", NULL, FROM(0) },
-    { "weight-decay", FLAG_REAL, 0, AT(weight_decay), "decoupled, per unit of lr (0)",
+    { "lr", FLAG_REAL, ALL, AT(lr), "peak learning rate (1e-3)", NULL, FROM(0) },
+    { "weight-decay", FLAG_REAL, ALL, AT(weight_decay), "decoupled, per unit of lr (0)",
       NULL, FROM(0) },
-    { "beta1", FLAG_REAL, 0, AT(beta1), "in [0, 1) (0.9)", NULL, FROM(0) },
-    { "beta2", FLAG_REAL, 0, AT(beta2), "in [0, 1) (0.999)", NULL, FROM(0) },
-    { "epsilon", FLAG_REAL, 0, AT(epsilon), "above 0 (1e-8)", NULL, FROM(0) },
-    { "b-lr-ratio", FLAG_REAL, 0, AT(b_lr_ratio), "lr of B over that of A (1)", NULL,
-      FROM(0) },
-    { "score-lr-ratio", FLAG_REAL, 1, AT(score_lr_ratio), "lr of the scores over A's (1)",
+    { "beta1", FLAG_REAL, ALL, AT(beta1), "in [0, 1) (0.9)", NULL, FROM(0) },
+    { "beta2", FLAG_REAL, ALL, AT(beta2), "in [0, 1) (0.999)", NULL, FROM(0) },
+    { "epsilon", FLAG_REAL, ALL, AT(epsilon), "above 0 (1e-8)", NULL, FROM(0) },
+    { "b-lr-ratio", FLAG_REAL, ADAPTERS, AT(b_lr_ratio), "lr of B over that of A (1)",
       NULL, FROM(0) },
+    { "score-lr-ratio", FLAG_REAL, BEAMLORA, AT(score_lr_ratio),
+      "lr of the scores over A's (1)", NULL, FROM(0) },
 
     HEADING("Reallocation: when, and how much is kept (defaults are the preset's)"),
-    { "period", FLAG_INTEGER, 1, AT(period), "T, steps between two (0: steps / 12)", NULL,
+    { "period", FLAG_INTEGER, BEAMLORA, AT(period),
+      "T, steps between two (0: steps / 12)", NULL, FROM(0) },
+    { "start", FLAG_INTEGER, BEAMLORA, AT(start), "none until after this step", NULL,
       FROM(0) },
-    { "start", FLAG_INTEGER, 1, AT(start), "none until after this step", NULL, FROM(0) },
-    { "p-start", FLAG_REAL, 1, AT(p_start),
+    { "p-start", FLAG_REAL, BEAMLORA, AT(p_start),
       "share of importance kept at first, in (0, 1]", NULL, 0, 1 },
-    { "p-end", FLAG_REAL, 1, AT(p_end), "the same at the end", NULL, 0, 1 },
-    { "p-curve", FLAG_CHOICE, 1, AT(p_curve), "between the two", curves, CHOICE },
-    { "p-steps", FLAG_INTEGER, 1, AT(p_steps), "its length (0: 2/3 of the steps)", NULL,
-      FROM(0) },
+    { "p-end", FLAG_REAL, BEAMLORA, AT(p_end), "the same at the end", NULL, 0, 1 },
+    { "p-curve", FLAG_CHOICE, BEAMLORA, AT(p_curve), "between the two", curves, CHOICE },
+    { "p-steps", FLAG_INTEGER, BEAMLORA, AT(p_steps), "its length (0: 2/3 of the steps)",
+      NULL, FROM(0) },
 
     HEADING("Reallocation: which ranks go (defaults are the preset's)"),
-    { "scope", FLAG_CHOICE, 1, AT(scope), "rank them by module or all at once", scopes,
+    { "scope", FLAG_CHOICE, BEAMLORA, AT(scope), "rank them by module or all at once",
+      scopes, CHOICE },
+    { "crossing", FLAG_CHOICE, BEAMLORA, AT(crossing),
+      "the rank at which the sum exceeds p", crossings, CHOICE },
+    { "importance", FLAG_CHOICE, BEAMLORA, AT(importance), "g, or g |b| |a|", importances,
       CHOICE },
-    { "crossing", FLAG_CHOICE, 1, AT(crossing), "the rank at which the sum exceeds p",
-      crossings, CHOICE },
-    { "importance", FLAG_CHOICE, 1, AT(importance), "g, or g |b| |a|", importances,
-      CHOICE },
-    { "select", FLAG_CHOICE, 1, AT(selection), "prune the lowest, or at random", selects,
-      CHOICE },
-    { "fixed-count", FLAG_INTEGER, 1, AT(fixed_count), "prune so many a module (0: by p)",
-      NULL, FROM(0) },
-    { "max-prune-fraction", FLAG_REAL, 1, AT(max_prune_fraction),
+    { "select", FLAG_CHOICE, BEAMLORA, AT(selection), "prune the lowest, or at random",
+      selects, CHOICE },
+    { "fixed-count", FLAG_INTEGER, BEAMLORA, AT(fixed_count),
+      "prune so many a module (0: by p)", NULL, FROM(0) },
+    { "max-prune-fraction", FLAG_REAL, BEAMLORA, AT(max_prune_fraction),
       "of a module's ranks at once", NULL, 0, 1 },
-    { "idle", FLAG_REAL, 1, AT(idle), "only below this share of the mean (0: all)", NULL,
-      FROM(0) },
+    { "idle", FLAG_REAL, BEAMLORA, AT(idle), "only below this share of the mean (0: all)",
+      NULL, FROM(0) },
 
     HEADING("Reallocation: what becomes of them (defaults are the preset's)"),
-    { "expand", FLAG_CHOICE, 1, AT(expand), "what they become", expands, CHOICE },
-    { "moments", FLAG_CHOICE, 1, AT(moments), "of AdamW", moments, CHOICE },
-    { "pairing", FLAG_CHOICE, 1, AT(pairing), "of pruned ranks and sources", pairings,
-      CHOICE },
-    { "score-transfer", FLAG_CHOICE, 1, AT(transfer), "what both scores become",
+    { "expand", FLAG_CHOICE, BEAMLORA, AT(expand), "what they become", expands, CHOICE },
+    { "moments", FLAG_CHOICE, BEAMLORA, AT(moments), "of AdamW", moments, CHOICE },
+    { "pairing", FLAG_CHOICE, BEAMLORA, AT(pairing), "of pruned ranks and sources",
+      pairings, CHOICE },
+    { "score-transfer", FLAG_CHOICE, BEAMLORA, AT(transfer), "what both scores become",
       transfers, CHOICE },
-    { "history-depth", FLAG_INTEGER, 1, AT(history_depth), "snapshots held", NULL,
+    { "history-depth", FLAG_INTEGER, BEAMLORA, AT(history_depth), "snapshots held", NULL,
       FROM(1) },
-    { "history-interval", FLAG_INTEGER, 1, AT(history_interval),
+    { "history-interval", FLAG_INTEGER, BEAMLORA, AT(history_interval),
       "steps between two (0: T)", NULL, FROM(0) },
-    { "history-phase", FLAG_INTEGER, 1, AT(history_phase),
+    { "history-phase", FLAG_INTEGER, BEAMLORA, AT(history_phase),
       "their offset in steps (-1: T / 2 + 1)", NULL, FROM(-1) },
-    { "history-age", FLAG_INTEGER, 1, AT(history_age),
+    { "history-age", FLAG_INTEGER, BEAMLORA, AT(history_age),
       "wanted age in steps (-1: T / 2 - 1)", NULL, FROM(-1) },
 };
 
@@ -177,18 +183,24 @@ static const struct row *find_row(const char *name)
     return NULL;
 }
 
+static int has_effect(const struct settings *settings, enum reach reach)
+{
+    return reach == ALL || settings->method == METHOD_BEAMLORA ||
+           (reach == ADAPTERS && settings->method != METHOD_FULL);
+}
+
 static void tell_idle_flags(const struct settings *settings, const struct flag *flags,
                             int count)
 {
-    if (settings->method == METHOD_BEAMLORA) {
-        return;
-    }
     for (int i = 0; i < count; i++) {
         const struct row *row = flags[i].given ? find_row(flags[i].name) : NULL;
+        enum reach        reach = row != NULL ? row->reach : ALL;
 
-        if ((row != NULL && row->beamlora) ||
-            (flags[i].given && (flags[i].value == &settings->preset ||
-                                flags[i].value == &settings->no_reallocation))) {
+        if (flags[i].given && (flags[i].value == &settings->preset ||
+                               flags[i].value == &settings->no_reallocation)) {
+            reach = BEAMLORA;
+        }
+        if (!has_effect(settings, reach)) {
             complain("note: --%s has no effect with --method %s", flags[i].name,
                      settings_method_name(settings));
         }
@@ -218,7 +230,7 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
     if (!alpha_given) {
         out->alpha = 2.0 * (double) out->rank;
     }
-    out->lr = settings->values.lr;
+    out->lr = settings->values.lr; /* the presets do not know ours */
     out->total_steps = steps;
     out->scaling =
         settings->method == METHOD_RSLORA ? BL_SCALING_RSLORA : BL_SCALING_STANDARD;
@@ -236,4 +248,48 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
 const char *settings_method_name(const struct settings *settings)
 {
     return methods[settings->method];
+}
+
+int settings_is_full(const struct settings *settings)
+{
+    return settings->method == METHOD_FULL;
+}
+
+static json_t *option_value(const struct row *row, const bl_options *options)
+{
+    const char *at = (const char *) options + row->offset;
+    int64_t     integer;
+    int32_t     choice;
+    double      real;
+
+    if (row->type == FLAG_CHOICE) {
+        memcpy(&choice, at, sizeof choice);
+        return json_string(row->choices[choice]);
+    }
+    if (row->type == FLAG_REAL) {
+        memcpy(&real, at, sizeof real);
+        return isfinite(real) ? json_real(real) : json_null();
+    }
+    memcpy(&integer, at, sizeof integer);
+    return json_integer(integer);
+}
+
+void settings_resolved(const struct settings *settings, const bl_options *options,
+                       json_t *object)
+{
+    for (int i = 0; i < ROWS; i++) {
+        const struct row *row = &rows[i];
+
+        /* the seed, 64 bits without a sign, is as it was given */
+        if (row->type == FLAG_HEADING || row->type == FLAG_UNSIGNED) {
+            continue;
+        }
+        json_object_set_new(object, row->name,
+                            has_effect(settings, row->reach) ? option_value(row, options)
+                                                             : json_null());
+    }
+    if (settings->method != METHOD_BEAMLORA) {
+        json_object_set_new(object, "preset", json_null());
+        json_object_set_new(object, "no-reallocation", json_null());
+    }
 }

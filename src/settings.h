@@ -2,13 +2,15 @@
 #ifndef BEAMLORA_SRC_SETTINGS_H
 #define BEAMLORA_SRC_SETTINGS_H
 
+#include <jansson.h>
+
 #include "beamlora.h"
 #include "program.h"
 
 #define SETTINGS_FLAGS 48 /* room that settings_flags needs at most */
 
 struct settings {
-    int32_t    method; /* index into lora, rslora, beamlora       */
+    int32_t    method; /* index into lora, rslora, beamlora, full */
     int32_t    preset; /* bl_preset                               */
     int        no_reallocation;
     bl_options values; /* what the flags wrote, before the preset */
@@ -24,5 +26,11 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
 
 /* "beamlora", as given to --method. */
 const char *settings_method_name(const struct settings *settings);
+int         settings_is_full(const struct settings *settings);
+
+/* {"rank": 8, ...}: put every setting's value in the options into the object, null where it
+ * has no effect with the method. */
+void settings_resolved(const struct settings *settings, const bl_options *options,
+                       json_t *object);
 
 #endif

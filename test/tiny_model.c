@@ -11,14 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum {
-    DIM = 16,
-    HIDDEN = 40,
-    LAYERS = 2,
-    HEADS = 4,
-    KV_HEADS = 2,
-    SEQ = 64
-};
+enum { DIM = 16, HIDDEN = 40, LAYERS = 2, HEADS = 4, KV_HEADS = 2, SEQ = 64 };
 
 static uint64_t state = 1;
 

@@ -421,9 +421,9 @@ START_TEST(evaluation_predicts_every_id_but_the_first_once)
     }
     llama_decoder_free(decoder);
     for (int64_t batch = 1; batch < 6; batch++) {
-        ck_assert_msg(evaluate(model, NULL, &data, CONTEXT, batch, &got, error,
-                               sizeof error) == 0,
-                      "%s", error);
+        ck_assert_msg(
+            evaluate(model, NULL, &data, CONTEXT, batch, &got, error, sizeof error) == 0,
+            "%s", error);
         ck_assert_int_eq(got.predicted, N - 1);
         ck_assert_int_eq(got.examples, 0);
         check_near(got.loss, want, 1e-5);
@@ -433,8 +433,8 @@ START_TEST(evaluation_predicts_every_id_but_the_first_once)
         evaluate(model, NULL, &data, 1000000, 1000000, &got, error, sizeof error), 0);
     ck_assert_int_eq(got.predicted, 1);
     data.count = 1;
-    ck_assert_int_eq(
-        evaluate(model, NULL, &data, CONTEXT, 1, &got, error, sizeof error), -1);
+    ck_assert_int_eq(evaluate(model, NULL, &data, CONTEXT, 1, &got, error, sizeof error),
+                     -1);
     ck_assert_ptr_nonnull(strstr(error, "2 or more"));
     llama_free(model);
 }
@@ -595,7 +595,8 @@ START_TEST(the_story_is_llama2_c_s)
     }
     ck_assert_int_eq(llama_load(&model, path[0], error, sizeof error), 0);
     ck_assert_int_eq(
-        tokenizer_open(&tokenizer, path[1], NULL, &model->config, error, sizeof error), 0);
+        tokenizer_open(&tokenizer, path[1], NULL, &model->config, error, sizeof error),
+        0);
     ck_assert_int_eq(
         llama_decoder_create(&decoder, model, NULL, 200, error, sizeof error), 0);
     for (int t = 0; t < 200; t++) {
