@@ -207,13 +207,22 @@ for command in $commands; do
     sed -n 's/^\.It Fl -\([^ ]*\).*/--\1/p' "$man/beamlora-$command.1" | sort > "$work/page"
     is "beamlora-$command.1 has all flags" cmp "$work/flags" "$work/page"
 done
-for examples in "$here"/../man/*.examples; do
-    name=${examples##*/}
-    is "$name belongs to a command" grep -q "^${name%.examples}$tab" "$work/commands"
-    # the flags in them exist
-    for flag in $(grep -o -e ' --[a-z0-9-]*' "$examples" | sort -u); do
-        is "$name: $flag" grep -q -e "^$flag$tab" "$work/${name%.examples}.table"
-    done
+# examples are of commands and flags that exist; lines that end in \e go on in the next
+for page in "$here"/../man/*.examples "$here"/../man/beamlora.1.in; do
+    name=${page##*/}
+    case $name in
+    *.examples)
+        is "$name belongs to a command" grep -q "^${name%.examples}$tab" "$work/commands" ;;
+    esac
+    sed -e ':a' -e '/\\e$/{N;s/\\e\n//;ba' -e '}' "$page" | awk '$1 == "beamlora" {
+        for (i = 3; i <= NF; i++) {
+            if ($i ~ /^--/) { sub(/=.*/, "", $i); print $2, $i }
+        }
+    }' | sort -u > "$work/used"
+    is "$name: has examples" [ -s "$work/used" ]
+    while read -r command flag; do
+        is "$name: $command $flag" grep -q -e "^$flag$tab" "$work/$command.table"
+    done < "$work/used"
 done
 
 # ----- pipes -----
