@@ -302,6 +302,8 @@ run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
+run_folder = $(if $(wildcard test/run_folder.sh),\
+    'run_folder=$(SH) test/run_folder.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
@@ -309,8 +311,8 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
 .PHONY: check check-one check-golden check-examples check-program check-docs
 ## check: all tests: suites, golden runs, examples, program, code in the documentation
 check: tests shared
-	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) $(run_cli) \
-	    $(run_docs)
+	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) \
+	    $(run_folder) $(run_cli) $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
 check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
@@ -327,7 +329,7 @@ check-examples: $(EXAMPLES) shared
 
 ## check-program: run the program's tests
 check-program: $(TOOLS) $(PROGRAM) $(MAN)
-	@$(RUN_ENV) $(RUN) $(run_program) $(run_cli)
+	@$(RUN_ENV) $(RUN) $(run_program) $(run_folder) $(run_cli)
 
 ## check-docs: code in README.md and docs/guide.md runs and is that of the examples
 check-docs: shared

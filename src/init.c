@@ -22,8 +22,8 @@
 static const char usage[] =
     "beamlora init --config FILE.json --out DIR [--seed N]\n"
     "\n"
-    "Writes a Hugging Face model with random weights, of the sizes in a config.json, to\n"
-    "be trained with --method full. Matrices and the embedding are normal with the\n"
+    "Writes a Hugging Face model with random weights, of the sizes in a config.json,\n"
+    "to be trained with --method full. Matrices and the embedding are normal with the\n"
     "deviation initializer_range (0.02), norms are 1. Equal seeds give equal files.";
 
 /* ===== Normal numbers ===================================================== */
@@ -168,12 +168,12 @@ int command_init(int argc, char **argv)
 
     struct flag flags[] = {
         { .name = "config",
-          .type = FLAG_STRING,
+          .type = FLAG_FILE,
           .value = &config_path,
           .required = 1,
           .help = "config.json of a Llama (required)" },
         { .name = "out",
-          .type = FLAG_STRING,
+          .type = FLAG_DIRECTORY,
           .value = &out,
           .required = 1,
           .help = "directory for the model (required)" },
