@@ -255,9 +255,8 @@ static int read_rope(const struct reader *reader, struct llama_config *c)
 {
     const char   *key = "rope_scaling";
     json_t       *rope = member(reader->root, key);
-    json_t       *newer = member(reader->root, "rope_parameters"), *value;
+    json_t       *newer = member(reader->root, "rope_parameters");
     const json_t *type;
-    const char   *name;
 
     if (rope != NULL && newer != NULL && !json_equal(rope, newer)) {
         return refuse(reader, key, rope, "but there are rope_parameters too");
@@ -286,9 +285,10 @@ static int read_rope(const struct reader *reader, struct llama_config *c)
                       "which is not supported; must be \"default\" or \"llama3\"");
     }
     /* Without a type there can be no scaling, nor settings for each kind of layer. */
-    json_object_foreach(rope, name, value)
-    {
-        if (type == NULL && (json_is_object(value) || strcmp(name, "factor") == 0)) {
+    for (void *at = json_object_iter(rope); type == NULL && at != NULL;
+         at = json_object_iter_next(rope, at)) {
+        if (json_is_object(json_object_iter_value(at)) ||
+            strcmp(json_object_iter_key(at), "factor") == 0) {
             return refuse(reader, key, rope, "and has no rope_type");
         }
     }

@@ -70,8 +70,6 @@ static int check_shard_name(const struct source *source, const char *tensor,
 static int open_shards(struct source *source)
 {
     char *path = llama_join(source->directory, LLAMA_INDEX, source->error, source->size);
-    const char *tensor;
-    json_t     *name;
 
     source->root =
         path != NULL ? llama_read_json(path, source->error, source->size) : NULL;
@@ -92,10 +90,12 @@ static int open_shards(struct source *source)
         snprintf(source->error, source->size, "%s: out of memory", source->directory);
         return -1;
     }
-    json_object_foreach(source->index, tensor, name)
-    {
-        const char *file = json_string_value(name);
-        json_t     *number;
+    for (void *at = json_object_iter(source->index); at != NULL;
+         at = json_object_iter_next(source->index, at)) {
+        const char   *tensor = json_object_iter_key(at);
+        const json_t *name = json_object_iter_value(at);
+        const char   *file = json_string_value(name);
+        json_t       *number;
 
         if (check_shard_name(source, tensor, name) != 0) {
             return -1;
@@ -290,7 +290,7 @@ static int check_present(const struct source *source, const bl_tensor_info *info
     }
     shard = json_object_get(source->index, name);
     number = json_object_get(source->opened, json_string_value(shard));
-    if (source->index != NULL && (number == NULL || json_integer_value(number) != file)) {
+    if (source->index != NULL && json_integer_value(number) != file) {
         snprintf(source->error, source->size,
                  "%s: tensor %.100s is in a file that " LLAMA_INDEX
                  " does not name for it",

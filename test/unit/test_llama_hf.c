@@ -57,6 +57,21 @@ static void check_logits(const struct llama *model, const float *want)
     free(got);
 }
 
+/* The same from one token at a time. */
+static void check_decoding(const struct llama *model, const float *want)
+{
+    struct llama_decoder *decoder;
+
+    ck_assert_int_eq(
+        llama_decoder_create(&decoder, model, NULL, LENGTH, error, sizeof error), 0);
+    for (int i = 0; i < LENGTH; i++) {
+        const float *got = llama_decode(decoder, (int32_t) (i * 7 % model->config.vocab));
+        ck_assert_ptr_nonnull(got);
+        check_same(got, want + i * model->config.vocab, model->config.vocab);
+    }
+    llama_decoder_free(decoder);
+}
+
 /* ===== Loading ============================================================ */
 
 START_TEST(a_directory_is_the_same_model_as_a_llama2_c_file)
@@ -107,6 +122,7 @@ START_TEST(every_dtype_alone_and_mixed_gives_the_same_logits)
             model = load(folder);
             ck_assert_int_eq(model->embedding.dtype, dtypes[i][0]);
             check_logits(model, want);
+            check_decoding(model, want);
             llama_free(model);
         }
         free(want);
@@ -283,6 +299,41 @@ START_TEST(llama3_frequencies)
             }
         }
     }
+}
+END_TEST
+
+/* Of the two pairs of head_dim 4, this scaling keeps the first and slows the second to
+ * an eighth, as a theta 64 times as large does. */
+START_TEST(windows_and_single_tokens_follow_the_scaling)
+{
+    struct llama *model;
+    float        *want, *other;
+    json_t       *config = config_of(&own_head), *rope;
+
+    write_model(&own_head, all_f32);
+    model = load(folder);
+    other = logits_of(model, NULL);
+    llama_free(model);
+    json_object_set_new(config, "rope_theta", json_real(6400));
+    write_json("config.json", config);
+    model = load(folder);
+    want = logits_of(model, NULL);
+    llama_free(model);
+    ck_assert(fabs(want[8 * own_head.vocab] - other[8 * own_head.vocab]) > 1e-4);
+
+    rope = json_pack("{s:s, s:i, s:i, s:i, s:i}", "rope_type", "llama3", "factor", 8,
+                     "low_freq_factor", 1, "high_freq_factor", 4,
+                     "original_max_position_embeddings", 40);
+    json_object_set_new(config, "rope_theta", json_real(100));
+    json_object_set_new(config, "rope_scaling", rope);
+    write_json("config.json", config);
+    model = load(folder);
+    check_logits(model, want);
+    check_decoding(model, want);
+    llama_free(model);
+    json_decref(config);
+    free(want);
+    free(other);
 }
 END_TEST
 
@@ -565,6 +616,7 @@ static Suite *make_suite(void)
     tcase_add_test(tcase, the_model_stays_when_its_files_are_removed);
     tcase_add_test(tcase, every_half_and_bfloat_is_exact);
     tcase_add_test(tcase, llama3_frequencies);
+    tcase_add_test(tcase, windows_and_single_tokens_follow_the_scaling);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("saving");

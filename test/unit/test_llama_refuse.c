@@ -138,6 +138,7 @@ static const struct {
     { "{\"architectures\": null}", 10000, { 0, 0, 0, 0 }, 1, 2 },
     { "{\"model_type\": null, \"head_dim\": null}", 10000, { 0, 0, 0, 0 }, 1, 2 },
     { "{\"rope_theta\": 500000}", 500000, { 0, 0, 0, 0 }, 1, 2 },
+    { "{\"rope_theta\": 10000.000000000002}", 10000.000000000002, { 0, 0, 0, 0 }, 1, 2 },
     { "{\"rope_scaling\": null, \"rope_parameters\": null}",
       10000,
       { 0, 0, 0, 0 },
@@ -240,6 +241,7 @@ END_TEST
 
 START_TEST(texts_that_are_no_configuration)
 {
+    static const char twice[] = "{\"model_type\": \"llama\", \"model_type\": \"llama\"}";
     static const char *const texts[] = { "",
                                          "[]",
                                          "3",
@@ -262,6 +264,8 @@ START_TEST(texts_that_are_no_configuration)
         write_bytes("config.json", texts[i], strlen(texts[i]));
         refused(folder, "config.json");
     }
+    write_bytes("config.json", twice, strlen(twice));
+    refused(folder, "duplicate");
     unlink(path_to("config.json"));
     refused(folder, "config.json: No such file");
     ck_assert_int_eq(mkdir(path_to("config.json"), 0777), 0);
@@ -270,6 +274,8 @@ START_TEST(texts_that_are_no_configuration)
 END_TEST
 
 /* ===== Files that are refused ============================================= */
+
+enum { NOTHING = -1 }; /* columns of a matrix that has none */
 
 /* The weights of small without a tensor and with another one. */
 static void write_with(const char *without, const char *with, int64_t rows,
@@ -286,8 +292,10 @@ static void write_with(const char *without, const char *with, int64_t rows,
     if (with) {
         int wide_type = dtype == BL_F64 || dtype == BL_I64;
 
-        add(&all, with, rows * (wide_type ? 2 : 1), columns, dtype);
+        add(&all, with, rows * (wide_type ? 2 : 1), columns == NOTHING ? 0 : columns,
+            dtype);
         kept.list[kept.count] = all.list[all.count - 1];
+        kept.list[kept.count].dims = columns == NOTHING ? 2 : kept.list[kept.count].dims;
         kept.list[kept.count++].shape[0] = rows;
     }
     write_tensors("model.safetensors", &kept);
@@ -310,6 +318,8 @@ START_TEST(tensors_that_are_missing_left_over_or_of_another_kind)
     refused(folder, "q_proj.weight is [144], by config.json it must be [12, 12]");
     write_with(norm, norm, 12, 1, BL_F32);
     refused(folder, "input_layernorm.weight is [12, 1], by config.json it must be [12]");
+    write_with(norm, norm, 12, NOTHING, BL_F32);
+    refused(folder, "input_layernorm.weight is [12, 0], by config.json it must be [12]");
     write_with(norm, norm, 11, 0, BL_F16);
     refused(folder, "is [11], by");
     write_with(q, q, 12, 12, BL_F64);
@@ -321,6 +331,8 @@ START_TEST(tensors_that_are_missing_left_over_or_of_another_kind)
     refused(folder, "tensor model.layers.0.self_attn.q_proj.bias is none of");
     write_with(NULL, "model.layers.2.mlp.up_proj.weight", 10, 12, BL_F32);
     refused(folder, "tensor model.layers.2.mlp.up_proj.weight is none of");
+    write_with(NULL, "model.layers.3.mlp.up_proj.weight", 10, 12, BL_F32);
+    refused(folder, "tensor model.layers.3.mlp.up_proj.weight is none of");
     write_with(NULL, "model.layers.00.mlp.up_proj.weight", 10, 12, BL_F32);
     refused(folder, "model.layers.00.");
     write_with(NULL, "model.layers.0.self_attn.q_norm.weight", 6, 0, BL_F32);
