@@ -14,7 +14,8 @@ static char error[512];
 
 /* ===== Tiny models ======================================================== */
 
-/* Grouped keys and a head_dim that is not dim / heads are in one of them. */
+/* Grouped keys in one; in the other, rows wider than a stripe of a norm's gradient; in both
+ * a head_dim that is not dim / heads. */
 static const struct llama_config tied = { .dim = 12,
                                           .hidden = 10,
                                           .layers = 2,
@@ -27,7 +28,7 @@ static const struct llama_config tied = { .dim = 12,
                                           .rope_theta = 10000,
                                           .interleaved = 1,
                                           .tied = 1 };
-static const struct llama_config untied = { .dim = 10,
+static const struct llama_config untied = { .dim = 34,
                                             .hidden = 7,
                                             .layers = 1,
                                             .heads = 3,
@@ -260,12 +261,14 @@ END_TEST
 
 START_TEST(weights_are_copied_whatever_their_type)
 {
-    struct trainee t;
-    uint16_t      *upper;
-    char          *odd;
-    int64_t        count;
+    struct llama_config config = untied;
+    struct trainee      t;
+    uint16_t           *upper;
+    char               *odd;
+    int64_t             count;
 
-    make_model(&t, &untied, 8);
+    config.vocab = config.hidden = 2 * WEIGHT_BLOCK_ROWS + 7; /* not in one go */
+    make_model(&t, &config, 8);
     count = t.model.config.hidden * t.model.config.dim;
     upper = must_alloc(count, sizeof *upper);
     odd = must_alloc(count * 4 + 1, 1);
