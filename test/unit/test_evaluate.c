@@ -1,10 +1,13 @@
-/* Loss and exact completions over examples, against one token at a time. */
+/* Loss and exact completions over examples, against one token at a time; opening models. */
 #include "check_main.h"
+
+#include <unistd.h>
 
 #include "evaluate.h"
 #include "llama.h"
+#include "open.h"
 
-enum { DIM = 16, HIDDEN = 24, HEADS = 4, KV = 2, VOCAB = 40, LAYERS = 2, EXAMPLES = 24 };
+enum { DIM = 16, HIDDEN = 24, HEADS = 4, KV = 2, VOCAB = 258, LAYERS = 2, EXAMPLES = 24 };
 
 static char error[512];
 
@@ -198,7 +201,7 @@ START_TEST(the_lowest_of_equals_is_the_best)
 {
     struct llama      model = make_model();
     float            *zeros = must_alloc(VOCAB * DIM, sizeof *zeros);
-    int32_t           ids[] = { 5, 0, 0, 5, 0, 1, 5, 39, 5, 0 };
+    int32_t           ids[] = { 5, 0, 0, 5, 0, 1, 5, 257, 5, 0 };
     int64_t           start_of[] = { 0, 3, 6, 8, 10 }, from[] = { 1, 1, 1, 1 };
     struct data       data = { ids, 10, 4, start_of, from, 0, 0 };
     struct evaluation got;
@@ -219,6 +222,51 @@ START_TEST(the_lowest_of_equals_is_the_best)
 }
 END_TEST
 
+/* ===== Opening ============================================================ */
+
+START_TEST(a_directory_is_opened_with_its_tokenizer)
+{
+    char          directory[] = "/tmp/test_evaluate.XXXXXX", path[300];
+    struct llama  model = make_model();
+    struct opened opened;
+
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    model.config.bos = 256;
+    model.config.eos = 257;
+    strcpy(model.config.tokenizer, "bytes");
+    ck_assert_msg(llama_save(&model, directory, BL_F32, error, sizeof error) == 0, "%s",
+                  error);
+    ck_assert_msg(open_model(&opened, directory, NULL, 1, NULL, error, sizeof error) == 0,
+                  "%s", error);
+    ck_assert_int_eq(tokenizer_bos(opened.tokenizer), 256);
+    ck_assert_int_eq(tokenizer_eos(opened.tokenizer), 257);
+    ck_assert_int_eq(opened.model->config.vocab, VOCAB);
+    ck_assert_ptr_null(opened.adapters);
+    open_free(&opened);
+    ck_assert_ptr_null(opened.model);
+    open_free(&opened);
+
+    ck_assert_int_eq(open_model(&opened, directory, NULL, 0, NULL, error, sizeof error),
+                     0);
+    ck_assert_ptr_null(opened.tokenizer); /* not needed */
+    open_free(&opened);
+    ck_assert_int_eq(
+        open_model(&opened, directory, "/none", 0, NULL, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "/none"));
+    ck_assert_int_eq(
+        open_model(&opened, directory, NULL, 1, "/none", error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "/none"));
+    ck_assert_int_eq(open_model(&opened, "/none", NULL, 1, NULL, error, sizeof error),
+                     -1);
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    unlink(path);
+    rmdir(directory);
+    free_model(&model);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("evaluate");
@@ -227,6 +275,7 @@ static Suite *make_suite(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, examples_agree_with_one_token_at_a_time);
     tcase_add_test(tcase, the_lowest_of_equals_is_the_best);
+    tcase_add_test(tcase, a_directory_is_opened_with_its_tokenizer);
     suite_add_tcase(suite, tcase);
     return suite;
 }
