@@ -276,8 +276,9 @@ static int read_line(struct reader *r, const char *line, size_t length)
     int          status;
 
     if (value == NULL) {
-        snprintf(text, sizeof text, "not JSON: %s (column %d)", reason.text,
-                 reason.column);
+        /* the first line of a file that is JSON, but not in lines, is not the whole */
+        snprintf(text, sizeof text, "not JSON: %s (column %d)%s", reason.text,
+                 reason.column, r->line == 1 ? "; each line must be an object" : "");
         return fail(r, text);
     }
     if (!json_is_object(value)) {

@@ -381,6 +381,7 @@ START_TEST(malformed_lines_are_told_with_their_number)
     }
     /* what a line brings cannot move a terminal's cursor */
     ck_assert_int_eq(load_lines(&data, "\x1b[2J", t, 9), -1);
+    ck_assert_ptr_nonnull(strstr(error, "; each line must be an object"));
     ck_assert_ptr_null(strchr(error, '\x1b'));
     tokenizer_free(t);
 }
