@@ -2,81 +2,16 @@
  * Files to ids, all in memory: 4 bytes an id, and 16 an example. sampling.c makes batches
  * of them.
  */
-#define _POSIX_C_SOURCE 200809L
-
 #include "data.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "file.h"
 #include "jsonl.h"
-
-/* The whole of an open file, which may be a pipe: its size is only a hint. */
-static int read_stream(FILE *file, size_t hint, unsigned char **out, size_t *bytes)
-{
-    size_t         capacity = hint + 1, used = 0;
-    unsigned char *buffer = malloc(capacity);
-
-    while (buffer != NULL) {
-        unsigned char *larger;
-
-        used += fread(buffer + used, 1, capacity - used, file);
-        if (used < capacity) {
-            break;
-        }
-        larger = capacity <= SIZE_MAX / 2 ? realloc(buffer, capacity * 2) : NULL;
-        if (larger == NULL) {
-            free(buffer);
-        }
-        buffer = larger;
-        capacity *= 2;
-    }
-    if (buffer == NULL) {
-        errno = ENOMEM;
-        return -1;
-    }
-    if (ferror(file)) {
-        int saved = errno;
-
-        free(buffer);
-        errno = saved;
-        return -1;
-    }
-    *out = buffer;
-    *bytes = used;
-    return 0;
-}
-
-static int read_file(const char *path, unsigned char **out, size_t *bytes, char *error,
-                     size_t size)
-{
-    struct stat status;
-    FILE       *file = fopen(path, "rb");
-    int         result = -1;
-
-    if (file == NULL || fstat(fileno(file), &status) != 0) {
-        snprintf(error, size, "%s: %s", path, strerror(errno));
-    } else if (S_ISDIR(status.st_mode)) {
-        snprintf(error, size, "%s: is a directory, not a file of text or ids", path);
-    } else if (read_stream(file, status.st_size > 0 ? (size_t) status.st_size : 65536,
-                           out, bytes) != 0) {
-        snprintf(error, size, "%s: %s", path, strerror(errno));
-    } else if (*bytes == 0) {
-        free(*out);
-        snprintf(error, size, "%s: is empty", path);
-    } else {
-        result = 0;
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-    return result;
-}
 
 static int ends_in(const char *path, const char *ending)
 {
@@ -134,14 +69,14 @@ static int decode_raw(struct data *out, const char *path, const unsigned char *r
     return 0;
 }
 
-static int decode_text(struct data *out, const char *path, const unsigned char *bytes,
+static int decode_text(struct data *out, const char *path, const char *bytes,
                        size_t length, const struct tokenizer *tokenizer, int64_t vocab,
                        char *error, size_t size)
 {
     char reason[256] = "";
 
-    if (tokenizer_encode(tokenizer, (const char *) bytes, length, 0, &out->ids,
-                         &out->count, reason, sizeof reason) != 0) {
+    if (tokenizer_encode(tokenizer, bytes, length, 0, &out->ids, &out->count, reason,
+                         sizeof reason) != 0) {
         out->ids = NULL;
         snprintf(error, size, "%s: %s", path, reason);
         return -1;
@@ -161,23 +96,27 @@ static int decode_text(struct data *out, const char *path, const unsigned char *
 int data_load(struct data *out, const char *path, const struct tokenizer *tokenizer,
               int64_t vocab, int64_t context, char *error, size_t size)
 {
-    struct data    data = { 0 };
-    unsigned char *bytes;
-    size_t         length, width = id_width(path);
-    int            result;
+    struct data data = { 0 };
+    char       *bytes;
+    size_t      length, width = id_width(path);
+    int         result;
 
     if (width == 0 && tokenizer == NULL) {
         snprintf(error, size, "%s: is text, which needs a tokenizer (--tokenizer)", path);
         return -1;
     }
-    if (read_file(path, &bytes, &length, error, size) != 0) {
+    if (file_read(path, &bytes, &length, error, size) != 0) {
         return -1;
     }
-    if (width != 0) {
-        result = decode_raw(&data, path, bytes, length, width, vocab, error, size);
+    if (length == 0) {
+        snprintf(error, size, "%s: is empty", path);
+        result = -1;
+    } else if (width != 0) {
+        result = decode_raw(&data, path, (const unsigned char *) bytes, length, width,
+                            vocab, error, size);
     } else if (ends_in(path, ".jsonl") || ends_in(path, ".json")) {
-        result = jsonl_load(&data, path, (const char *) bytes, length, tokenizer, vocab,
-                            context, error, size);
+        result = jsonl_load(&data, path, bytes, length, tokenizer, vocab, context, error,
+                            size);
     } else {
         result = decode_text(&data, path, bytes, length, tokenizer, vocab, error, size);
     }

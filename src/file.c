@@ -12,14 +12,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-char *file_join(const char *directory, const char *name)
+char *file_join(const char *directory, const char *name, char *error, size_t size)
 {
     size_t bytes = strlen(directory) + strlen(name) + 2;
     char  *path = malloc(bytes);
 
-    if (path != NULL && name[0] == '/') {
+    if (path == NULL) {
+        snprintf(error, size, "%s/%s: out of memory", directory, name);
+    } else if (name[0] == '/') {
         snprintf(path, bytes, "%s", name);
-    } else if (path != NULL) {
+    } else {
         snprintf(path, bytes, "%s/%s", directory, name);
     }
     return path;

@@ -4,9 +4,9 @@
 
 #include <stddef.h>
 
-/* "directory/name", or name alone if it starts with a slash; malloc'ed, NULL without
- * memory. */
-char *file_join(const char *directory, const char *name);
+/* "directory/name", or name alone if it starts with a slash; malloc'ed. NULL: line in
+ * error. */
+char *file_join(const char *directory, const char *name, char *error, size_t size);
 
 /* All bytes of a file or pipe, and a NUL behind them; *data is malloc'ed. -1: line in
  * error. */

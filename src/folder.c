@@ -4,6 +4,7 @@
 #include "folder.h"
 
 #include "file.h"
+#include "program.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -33,9 +34,9 @@ static const char *const leavings[] = {
     "loss.svg",
 };
 
-char *folder_file(const struct folder *folder, const char *name)
+char *folder_file(const struct folder *folder, const char *name, char *error, size_t size)
 {
-    return file_join(folder->path, name);
+    return file_join(folder->path, name, error, size);
 }
 
 json_t *folder_real(double value)
@@ -45,7 +46,8 @@ json_t *folder_real(double value)
 
 static int has_run(const struct folder *folder)
 {
-    char       *path = folder_file(folder, FOLDER_RUN);
+    char        error[MESSAGE_SIZE];
+    char       *path = folder_file(folder, FOLDER_RUN, error, sizeof error);
     struct stat status;
     int         found = path != NULL && stat(path, &status) == 0;
 
@@ -55,7 +57,8 @@ static int has_run(const struct folder *folder)
 
 static void remove_file(const struct folder *folder, const char *name)
 {
-    char *path = folder_file(folder, name);
+    char  error[MESSAGE_SIZE];
+    char *path = folder_file(folder, name, error, sizeof error);
 
     if (path != NULL) {
         unlink(path);
@@ -81,16 +84,19 @@ static int lock(struct folder *folder, char *error, size_t size)
 static int open_lines(struct folder *folder, char *error, size_t size)
 {
     for (int i = 0; i < FOLDER_LINES; i++) {
-        char *path = folder_file(folder, names[i]);
+        char *path = folder_file(folder, names[i], error, size);
 
-        folder->lines[i] = path != NULL ? fopen(path, "ab") : NULL;
-        if (folder->lines[i] == NULL) {
-            snprintf(error, size, "%s/%s: %s", folder->path, names[i],
-                     path != NULL ? strerror(errno) : "out of memory");
-            free(path);
+        if (path == NULL) {
             return -1;
         }
+        folder->lines[i] = fopen(path, "ab");
+        if (folder->lines[i] == NULL) {
+            snprintf(error, size, "%s: %s", path, strerror(errno));
+        }
         free(path);
+        if (folder->lines[i] == NULL) {
+            return -1;
+        }
     }
     return lock(folder, error, size);
 }

@@ -38,8 +38,9 @@ int folder_open(struct folder *folder, const char *path, char *error, size_t siz
 /* Close. undo: of a run that never began, leave nothing that was not there before. */
 void folder_close(struct folder *folder, int undo);
 
-/* "path/name", malloc'ed. */
-char *folder_file(const struct folder *folder, const char *name);
+/* "path/name", malloc'ed; NULL: line in error. */
+char *folder_file(const struct folder *folder, const char *name, char *error,
+                  size_t size);
 
 /* Append a line and give up the object. */
 int folder_append(struct folder *folder, enum folder_lines lines, json_t *object,

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "file.h"
 #include "llama_file.h"
 #include "memory.h"
 #include "parameters.h"
@@ -115,7 +116,7 @@ static int check_absent(const char *directory, char *error, size_t size)
 
     for (int i = 0; i < 3; i++) {
         struct stat status;
-        char       *path = llama_join(directory, names[i], error, size);
+        char       *path = file_join(directory, names[i], error, size);
         int         there = path != NULL && lstat(path, &status) == 0;
 
         if (there) {

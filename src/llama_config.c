@@ -5,10 +5,10 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include "file.h"
 #include "llama_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
@@ -16,22 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define VALUE_SIZE 64 /* of a value in a message */
-
-char *llama_join(const char *directory, const char *name, char *error, size_t size)
-{
-    size_t room = strlen(directory) + strlen(name) + 2;
-    char  *path = malloc(room);
-
-    if (path == NULL) {
-        snprintf(error, size, "%s: out of memory", directory);
-        return NULL;
-    }
-    snprintf(path, room, "%s/%s", directory, name);
-    return path;
-}
 
 json_t *llama_read_json(const char *path, char *error, size_t size)
 {
@@ -394,7 +380,7 @@ int llama_config_read_file(struct llama_config *out, const char *path, char *err
 int llama_config_read(struct llama_config *out, const char *directory, char *error,
                       size_t size)
 {
-    char *path = llama_join(directory, LLAMA_CONFIG, error, size);
+    char *path = file_join(directory, LLAMA_CONFIG, error, size);
     int   result = path != NULL ? llama_config_read_file(out, path, error, size) : -1;
 
     free(path);
@@ -457,49 +443,23 @@ static json_t *config_json(const struct llama_config *c, int32_t dtype)
     return root;
 }
 
-/* The text to a new file and to the disk. */
-static int write_text(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "w");
-    int   fine;
-
-    if (file == NULL) {
-        return -1;
-    }
-    fine = fputs(text, file) >= 0 && fputc('\n', file) != EOF && fflush(file) == 0 &&
-           fsync(fileno(file)) == 0;
-    return fclose(file) == 0 && fine ? 0 : -1;
-}
-
 int llama_config_write(const struct llama_config *config, int32_t dtype,
                        const char *directory, char *error, size_t size)
 {
-    char   *path = llama_join(directory, LLAMA_CONFIG, error, size);
-    char   *temporary = llama_join(directory, LLAMA_CONFIG ".tmp", error, size);
-    char   *text = NULL;
+    char   *path = file_join(directory, LLAMA_CONFIG, error, size), *text = NULL;
     json_t *root = config_json(config, dtype);
     int     result = -1;
 
     if (root != NULL) {
         text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_of(config)));
     }
-    if (path == NULL || temporary == NULL || text == NULL) {
+    if (path == NULL || text == NULL) {
         snprintf(error, size, "%s: out of memory", directory);
-    } else if (write_text(temporary, text) != 0 || rename(temporary, path) != 0) {
-        snprintf(error, size, "%s: %s", path, strerror(errno));
-        unlink(temporary);
     } else {
-        int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-        if (fd >= 0) { /* so that the new name lasts; not every file system can */
-            fsync(fd);
-            close(fd);
-        }
-        result = 0;
+        result = file_replace(path, text, strlen(text), error, size);
     }
     json_decref(root);
     free(text);
-    free(temporary);
     free(path);
     return result;
 }

@@ -22,10 +22,7 @@ int llama_config_read_file(struct llama_config *out, const char *path, char *err
 /* Write it, whole or not at all; dtype: of the weights. */
 int llama_config_write(const struct llama_config *config, int32_t dtype,
                        const char *directory, char *error, size_t size);
-
 /* The object in a JSON file; NULL with a line in error[size]. */
 json_t *llama_read_json(const char *path, char *error, size_t size);
-/* "directory/name", to be freed; NULL with a line in error[size]. */
-char *llama_join(const char *directory, const char *name, char *error, size_t size);
 
 #endif

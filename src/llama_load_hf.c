@@ -7,6 +7,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include "file.h"
 #include "llama_file.h"
 
 #include <stdio.h>
@@ -34,7 +35,7 @@ struct source {
 static int open_file(struct source *source, const char *name)
 {
     struct llama *model = source->model;
-    char         *path = llama_join(source->directory, name, source->error, source->size);
+    char         *path = file_join(source->directory, name, source->error, source->size);
     int           status;
 
     if (path == NULL) {
@@ -69,7 +70,7 @@ static int check_shard_name(const struct source *source, const char *tensor,
 
 static int open_shards(struct source *source)
 {
-    char *path = llama_join(source->directory, LLAMA_INDEX, source->error, source->size);
+    char *path = file_join(source->directory, LLAMA_INDEX, source->error, source->size);
 
     source->root =
         path != NULL ? llama_read_json(path, source->error, source->size) : NULL;
@@ -125,7 +126,7 @@ static int open_shards(struct source *source)
 
 static int has_file(const struct source *source, const char *name)
 {
-    char *path = llama_join(source->directory, name, source->error, source->size);
+    char *path = file_join(source->directory, name, source->error, source->size);
     int   there = path != NULL && access(path, F_OK) == 0;
 
     free(path);

@@ -6,6 +6,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include "file.h"
 #include "llama_file.h"
 
 #include <errno.h>
@@ -85,7 +86,7 @@ static int save_weights(const struct llama *model, const char *directory, int32_
     int64_t                    count = llama_tensor_count(config);
     bl_array                  *arrays = calloc((size_t) count, sizeof *arrays);
     void                     **copies = calloc((size_t) count, sizeof *copies);
-    char                      *path = llama_join(directory, LLAMA_WEIGHTS, error, size);
+    char                      *path = file_join(directory, LLAMA_WEIGHTS, error, size);
     int result = arrays != NULL && copies != NULL && path != NULL ? 0 : -1;
 
     for (int64_t i = 0; result == 0 && i < count; i++) {

@@ -77,17 +77,15 @@ static int fill(struct start *start, const json_t *run)
 
 int start_read(struct start *start, const char *path, char *error, size_t size)
 {
-    char  *name = file_join(path, FOLDER_RUN), *text = NULL;
+    char  *name = file_join(path, FOLDER_RUN, error, size), *text = NULL;
     size_t bytes = 0;
     int    result = -1;
 
     *start = (struct start){ 0 };
-    if (name == NULL) {
-        snprintf(error, size, "%s: out of memory", path);
-    } else if (access(name, F_OK) != 0) {
+    if (name != NULL && access(name, F_OK) != 0) {
         snprintf(error, size, "--resume %s: holds no run (no %s in it)", path,
                  FOLDER_RUN);
-    } else if (file_read(name, &text, &bytes, error, size) == 0) {
+    } else if (name != NULL && file_read(name, &text, &bytes, error, size) == 0) {
         json_t *run = json_loadb(text, bytes, 0, NULL);
 
         result = fill(start, run);
@@ -118,7 +116,7 @@ void start_free(struct start *start)
 int start_write(const struct start *start, json_t *settings, const char *path,
                 char *error, size_t size)
 {
-    char   *name = file_join(path, FOLDER_RUN), *text = NULL;
+    char   *name = file_join(path, FOLDER_RUN, error, size), *text = NULL;
     json_t *arguments = json_array(), *run;
     int     result = -1;
 
@@ -144,7 +142,7 @@ int start_write(const struct start *start, json_t *settings, const char *path,
     return result;
 }
 
-const char *start_path(struct start *start, const char *name)
+const char *start_path(struct start *start, const char *name, char *error, size_t size)
 {
     int i = 0;
 
@@ -152,7 +150,7 @@ const char *start_path(struct start *start, const char *name)
         i++;
     }
     free(start->joined[i]);
-    start->joined[i] = file_join(start->directory, name);
+    start->joined[i] = file_join(start->directory, name, error, size);
     return start->joined[i];
 }
 

@@ -24,9 +24,9 @@ void start_free(struct start *start);
 int start_write(const struct start *start, json_t *settings, const char *path,
                 char *error, size_t size);
 
-/* A file's name as good from where we are now, valid until start_free; NULL without
- * memory. */
-const char *start_path(struct start *start, const char *name);
+/* A file's name as good from where we are now, valid until start_free. NULL: line in
+ * error. */
+const char *start_path(struct start *start, const char *name, char *error, size_t size);
 
 /* {"name": value, ...} of flags as they stand. */
 json_t *start_settings(const struct flag *flags, int count);

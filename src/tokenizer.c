@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "llama.h"
+#include "file.h"
 #include "tokenizer_kinds.h"
 
 struct tokenizer {
@@ -23,42 +24,6 @@ struct tokenizer {
 };
 
 /* ===== Files ============================================================== */
-
-/* The whole file, malloc'ed. */
-static char *slurp(const char *path, size_t *bytes, char *error, size_t size)
-{
-    FILE  *file = fopen(path, "rb");
-    size_t room = 1 << 16, used = 0;
-    char  *data = NULL, *larger;
-
-    if (!file) {
-        snprintf(error, size, "%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    do {
-        room *= 2;
-        larger = realloc(data, room);
-        if (!larger) {
-            snprintf(error, size, "%s: out of memory", path);
-            goto failed;
-        }
-        data = larger;
-        used += fread(data + used, 1, room - used, file);
-    } while (used == room && room <= SIZE_MAX / 4);
-    if (ferror(file) || !feof(file)) {
-        snprintf(error, size, "%s: %s", path,
-                 ferror(file) ? strerror(errno) : "too large");
-        goto failed;
-    }
-    fclose(file);
-    *bytes = used;
-    return data;
-
-failed:
-    free(data);
-    fclose(file);
-    return NULL;
-}
 
 /*
  * A SentencePiece model is a protobuf that begins with its pieces, each a protobuf that
@@ -83,8 +48,7 @@ static int open_file(struct tokenizer *tokenizer, const char *path, char *error,
     const struct tokenizer_kind *kind;
     int                          status = -1;
 
-    file.data = slurp(path, &file.bytes, error, size);
-    if (!file.data) {
+    if (file_read(path, &file.data, &file.bytes, error, size) != 0) {
         return -1;
     }
     kind = is_sentencepiece(&file) ? sentencepiece : &tokenizer_llama2c;

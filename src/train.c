@@ -192,13 +192,12 @@ static int save(struct train *train)
 {
     struct checkpoint checkpoint = checkpoint_of(train);
     double            start = seconds();
-    char             *path = folder_file(&train->folder, FOLDER_CHECKPOINT);
-    int               result = -1;
+    char             *path =
+        folder_file(&train->folder, FOLDER_CHECKPOINT, train->error, sizeof train->error);
+    int result = -1;
 
-    if (path == NULL) {
-        snprintf(train->error, sizeof train->error, "out of memory");
-    } else if (folder_sync(&train->folder, checkpoint.lines, train->error,
-                           sizeof train->error) == 0) {
+    if (path != NULL && folder_sync(&train->folder, checkpoint.lines, train->error,
+                                    sizeof train->error) == 0) {
         result = checkpoint_save(&checkpoint, path, train->error, sizeof train->error);
     }
     free(path);
@@ -227,8 +226,9 @@ static int save_is_due(const struct train *train)
 static int load(struct train *train)
 {
     struct checkpoint checkpoint = checkpoint_of(train);
-    char             *path = folder_file(&train->folder, FOLDER_CHECKPOINT);
-    int               result = -1;
+    char             *path =
+        folder_file(&train->folder, FOLDER_CHECKPOINT, train->error, sizeof train->error);
+    int result = -1;
 
     if (path == NULL) {
         snprintf(train->error, sizeof train->error, "out of memory");

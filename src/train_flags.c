@@ -223,9 +223,9 @@ static int find_files(struct train *train)
     train->model_name = train->model_path;
     for (size_t i = 0; train->resume != NULL && i < sizeof names / sizeof names[0]; i++) {
         if (*names[i] != NULL && strcmp(*names[i], "bytes") != 0) {
-            *names[i] = start_path(&train->start, *names[i]);
+            *names[i] =
+                start_path(&train->start, *names[i], train->error, sizeof train->error);
             if (*names[i] == NULL) {
-                snprintf(train->error, sizeof train->error, "out of memory");
                 return -1;
             }
         }
