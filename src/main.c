@@ -28,6 +28,9 @@ static const struct command {
     { "train", command_train, "train low-rank adapters on text" },
     { "eval", command_eval, "loss of a model, with or without an adapter, on text" },
     { "generate", command_generate, "continue a text" },
+    { "inspect", command_inspect, "show what is in a run folder or an adapter" },
+    { "plot", command_plot, "draw pictures of runs" },
+    { "compare", command_compare, "put the results of runs side by side" },
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

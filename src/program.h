@@ -16,6 +16,9 @@ int command_init(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_generate(int argc, char **argv);
+int command_inspect(int argc, char **argv);
+int command_plot(int argc, char **argv);
+int command_compare(int argc, char **argv);
 
 /* "beamlora: " and the line to stderr; returns 1, for `return complain(...)`. */
 int complain(const char *format, ...)
@@ -84,5 +87,10 @@ int asks_for_help(const char *argument);
 /* "Did you mean": if candidate is nearer to name (its first `length` bytes) than *best,
  * which starts as NULL, it becomes *best. */
 void suggest(const char **best, const char *name, size_t length, const char *candidate);
+
+/* Take what is no flag and no flag's value out of argv into operands[at most *argc];
+ * returns how many. What is left, *argc arguments, is for parse_flags. */
+int take_operands(int *argc, char **argv, const struct flag *flags, int count,
+                  const char **operands);
 
 #endif
