@@ -1,0 +1,661 @@
+/*
+ * One picture of a run's ranks. On the left some modules from close by, a line for each
+ * rank, with what reallocations did to them; on the right all ranks as a map of colours
+ * over the steps, modules by projection, then by layer.
+ */
+#include "gnuplot.h"
+#include "plot.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLOSE 6          /* modules from close by */
+#define MAP_ROWS 480     /* more could not be told apart: neighbouring ranks share one */
+#define MAP_COLUMNS 150  /* of the map, over the steps  */
+#define LINE_POINTS 200  /* of a rank's line            */
+#define LABELLED 40      /* modules with a label of their own */
+#define MARKED_STEPS 40  /* reallocations with a line of their own */
+#define COLOUR_LIMIT 3.0 /* of the map: importance from 1/8 to 8 */
+
+/* Colours that colour-blind readers can tell apart. */
+#define STILL "#b8b8b8"
+#define MOVED "#0072B2"
+#define BEFORE "#D55E00"
+#define AFTER "#009E73"
+
+struct view {
+    FILE             *script;
+    const struct run *run;
+    int               scores; /* importance, or norms */
+    int64_t           steps;  /* the x axis' end */
+    int64_t          *moves;  /* [modules] */
+    int64_t          *order;  /* [modules] of the map, from the top down */
+    int64_t           close[CLOSE];
+    int64_t           close_count, total_moves;
+    int64_t           group; /* neighbouring ranks in a row of the map */
+};
+
+static double value_at(const struct view *view, int64_t sample, int64_t rank)
+{
+    const struct run_sample *from = &view->run->sample[sample];
+
+    return view->scores ? from->importance[rank] : from->norm[rank];
+}
+
+/* The last sample of a step or before, 0 without; `after` or before a reallocation. */
+static int64_t sample_at(const struct run *run, int64_t step, int after)
+{
+    int64_t low = 0, high = run->samples - 1;
+
+    while (low < high) {
+        int64_t                  middle = low + (high - low + 1) / 2;
+        const struct run_sample *sample = &run->sample[middle];
+
+        if (sample->step < step || (sample->step == step && (after || !sample->after))) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+/* ===== Which modules, in which order ====================================== */
+
+static const char *projection(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+
+    return dot != NULL ? dot + 1 : name;
+}
+
+/* By projection in the order in which they come up, in each as the run has them. */
+static void order_modules(struct view *view)
+{
+    const struct run *run = view->run;
+    int64_t           count = 0;
+
+    for (int64_t i = 0; i < run->modules; i++) {
+        int64_t first = 0;
+
+        while (strcmp(projection(run->module[first].name),
+                      projection(run->module[i].name)) != 0) {
+            first++;
+        }
+        for (int64_t j = i; first == i && j < run->modules; j++) {
+            if (strcmp(projection(run->module[i].name),
+                       projection(run->module[j].name)) == 0) {
+                view->order[count++] = j;
+            }
+        }
+    }
+}
+
+/* What makes a module worth a look: its moves; without any, its largest value. */
+static double weight_of(const struct view *view, int64_t m)
+{
+    const struct run_module *module = &view->run->module[m];
+    double                   most = 0;
+
+    if (view->total_moves > 0) {
+        return (double) view->moves[m];
+    }
+    for (int64_t r = 0; r < module->rank; r++) {
+        most = fmax(most, value_at(view, view->run->samples - 1, module->first + r));
+    }
+    return most;
+}
+
+static void choose_modules(struct view *view, const char *pattern)
+{
+    const struct run *run = view->run;
+
+    while (view->close_count < CLOSE) {
+        int64_t best = -1;
+
+        for (int64_t m = 0; m < run->modules; m++) {
+            int taken = pattern != NULL && strstr(run->module[m].name, pattern) == NULL;
+
+            for (int64_t k = 0; k < view->close_count; k++) {
+                taken |= view->close[k] == m;
+            }
+            if (!taken && (best < 0 || weight_of(view, m) > weight_of(view, best))) {
+                best = m;
+            }
+        }
+        if (best < 0) {
+            return;
+        }
+        view->close[view->close_count++] = best;
+    }
+}
+
+static void count_moves(struct view *view)
+{
+    for (int64_t i = 0; i < view->run->plans; i++) {
+        for (int64_t k = 0; k < view->run->plan[i].moves; k++) {
+            int64_t counts = run_move_counts(&view->run->plan[i].move[k]);
+
+            view->moves[view->run->plan[i].move[k].module] += counts;
+            view->total_moves += counts;
+        }
+    }
+}
+
+static int was_moved(const struct run *run, int64_t module, int64_t rank)
+{
+    for (int64_t i = 0; i < run->plans; i++) {
+        for (int64_t k = 0; k < run->plan[i].moves; k++) {
+            const struct run_move *move = &run->plan[i].move[k];
+
+            if (move->module == module && move->rank == rank && run_move_counts(move)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* ===== Data =============================================================== */
+
+static void write_number(FILE *script, double value)
+{
+    if (isfinite(value)) {
+        fprintf(script, "%.6g", value);
+    } else {
+        fputs("NaN", script);
+    }
+}
+
+static int is_reallocation(const struct run *run, int64_t step)
+{
+    for (int64_t i = 0; i < run->plans; i++) {
+        if (run->plan[i].step == step) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Lines of the module's ranks, a blank line between two. */
+static void write_lines(const struct view *view, int64_t m, int moved)
+{
+    const struct run        *run = view->run;
+    const struct run_module *module = &run->module[m];
+    int64_t                  every = run->samples / LINE_POINTS + 1;
+
+    for (int64_t r = 0; r < module->rank; r++) {
+        if (was_moved(run, m, r) != moved) {
+            continue;
+        }
+        for (int64_t s = 0; s < run->samples; s++) {
+            if (s % every == 0 || s == run->samples - 1 ||
+                (moved && is_reallocation(run, run->sample[s].step))) {
+                fprintf(view->script, "%" PRId64 " ", run->sample[s].step);
+                write_number(view->script, value_at(view, s, module->first + r));
+                fputc('\n', view->script);
+            }
+        }
+        fputs("\n", view->script);
+    }
+}
+
+static void write_marks(const struct view *view, int64_t m, int after)
+{
+    const struct run *run = view->run;
+
+    for (int64_t i = 0; i < run->plans; i++) {
+        for (int64_t k = 0; k < run->plan[i].moves; k++) {
+            const struct run_move *move = &run->plan[i].move[k];
+            int64_t                sample = sample_at(run, run->plan[i].step, after);
+
+            if (move->module == m && run_move_counts(move)) {
+                fprintf(view->script, "%" PRId64 " ", run->plan[i].step);
+                write_number(view->script,
+                             value_at(view, sample, run->module[m].first + move->rank));
+                fputc('\n', view->script);
+            }
+        }
+    }
+}
+
+/* gnuplot does not take a block of data without data. */
+static void write_block(const struct view *view, const char *name, int64_t index)
+{
+    fprintf(view->script, "$%s%" PRId64 " << EOD\nNaN NaN\n\n", name, index);
+}
+
+static void write_close_data(const struct view *view)
+{
+    for (int64_t k = 0; k < view->close_count; k++) {
+        write_block(view, "still", k);
+        write_lines(view, view->close[k], 0);
+        fputs("EOD\n", view->script);
+        write_block(view, "moved", k);
+        write_lines(view, view->close[k], 1);
+        fputs("EOD\n", view->script);
+        write_block(view, "before", k);
+        write_marks(view, view->close[k], 0);
+        fputs("EOD\n", view->script);
+        write_block(view, "after", k);
+        write_marks(view, view->close[k], 1);
+        fputs("EOD\n", view->script);
+    }
+}
+
+/* ===== The map ============================================================ */
+
+static int64_t rows_of(const struct view *view, int64_t m)
+{
+    return (view->run->module[m].rank + view->group - 1) / view->group;
+}
+
+static int64_t all_rows(const struct view *view)
+{
+    int64_t rows = 0;
+
+    for (int64_t m = 0; m < view->run->modules; m++) {
+        rows += rows_of(view, m);
+    }
+    return rows;
+}
+
+static void choose_group(struct view *view)
+{
+    view->group = 1;
+    while (all_rows(view) > MAP_ROWS && view->group < view->run->ranks) {
+        view->group *= 2;
+    }
+}
+
+static int64_t map_columns(const struct view *view)
+{
+    return view->steps < MAP_COLUMNS ? view->steps : MAP_COLUMNS;
+}
+
+/* The least of the ranks of a row. */
+static double row_value(const struct view *view, int64_t sample, int64_t m, int64_t row)
+{
+    const struct run_module *module = &view->run->module[m];
+    double                   least = (double) NAN;
+
+    for (int64_t r = row * view->group; r < (row + 1) * view->group && r < module->rank;
+         r++) {
+        least = fmin(least, value_at(view, sample, module->first + r));
+    }
+    return least;
+}
+
+static double map_colour(const struct view *view, double value)
+{
+    if (!view->scores) {
+        return value;
+    }
+    return value > 0 ? fmax(-COLOUR_LIMIT, fmin(COLOUR_LIMIT, log2(value)))
+                     : -COLOUR_LIMIT;
+}
+
+/* What was not trained yet is left white. */
+static void write_map(const struct view *view)
+{
+    const struct run *run = view->run;
+    int64_t           columns = map_columns(view);
+    int64_t           last = run->sample[run->samples - 1].step;
+
+    fputs("$map << EOD\n", view->script);
+    for (int64_t k = 0; k < run->modules; k++) {
+        for (int64_t row = 0; row < rows_of(view, view->order[k]); row++) {
+            for (int64_t c = 0; c < columns; c++) {
+                int64_t from = view->steps * c / columns;
+                int64_t to = view->steps * (c + 1) / columns;
+                double  value =
+                    row_value(view, sample_at(run, to, 1), view->order[k], row);
+
+                write_number(view->script, from >= last || isnan(value)
+                                               ? (double) NAN
+                                               : map_colour(view, value));
+                fputc(c + 1 < columns ? ' ' : '\n', view->script);
+            }
+        }
+    }
+    fputs("EOD\n", view->script);
+}
+
+/* Row, step and size of a mark for every row with moved ranks. */
+static void write_map_marks(const struct view *view)
+{
+    const struct run *run = view->run;
+    int64_t           top = 0;
+
+    write_block(view, "marks", 0);
+    for (int64_t k = 0; k < run->modules; k++) {
+        int64_t m = view->order[k];
+
+        for (int64_t i = 0; view->moves[m] > 0 && i < run->plans; i++) {
+            for (int64_t row = 0; row < rows_of(view, m); row++) {
+                int64_t moved = 0;
+
+                for (int64_t j = 0; j < run->plan[i].moves; j++) {
+                    const struct run_move *move = &run->plan[i].move[j];
+
+                    moved += move->module == m && move->rank / view->group == row &&
+                             run_move_counts(move);
+                }
+                if (moved > 0) {
+                    fprintf(view->script, "%" PRId64 " %.1f %.3g\n", run->plan[i].step,
+                            (double) (top + row) + 0.5,
+                            sqrt((double) moved / (double) view->group));
+                }
+            }
+        }
+        top += rows_of(view, m);
+    }
+    fputs("EOD\n", view->script);
+}
+
+/* Labels at the modules, or at the projections where there are too many; lines between
+ * projections. */
+static void write_map_labels(const struct view *view)
+{
+    const struct run *run = view->run;
+    const char       *comma = "set ytics scale 0 (";
+    int64_t           top = 0, band = 0;
+    int               each = run->modules <= LABELLED;
+
+    fprintf(view->script, "unset arrow\n");
+    for (int64_t k = 0; k < run->modules; k++) {
+        const char *name = run->module[view->order[k]].name;
+        const char *next =
+            k + 1 < run->modules ? run->module[view->order[k + 1]].name : "";
+        int64_t bottom = top + rows_of(view, view->order[k]);
+        int     ends = strcmp(projection(name), projection(next)) != 0;
+
+        if (ends && bottom < all_rows(view)) {
+            fprintf(view->script,
+                    "set arrow from graph 0, first %" PRId64 " to graph 1, first %" PRId64
+                    " nohead front lw 1 lc rgb '#444444'\n",
+                    bottom, bottom);
+        }
+        (void) band;
+        (void) each;
+        top = bottom;
+    }
+    top = 0;
+    for (int64_t k = 0; k < run->modules; k++) {
+        const char *name = run->module[view->order[k]].name;
+        const char *next =
+            k + 1 < run->modules ? run->module[view->order[k + 1]].name : "";
+        int64_t     bottom = top + rows_of(view, view->order[k]);
+        const char *part = name;
+
+        if (each) {
+            char        label[256];
+            const char *digits = strpbrk(name, "0123456789");
+
+            part = digits != NULL ? digits : "";
+            snprintf(label, sizeof label, "%.200s %.*s", projection(name),
+                     (int) strspn(part, "0123456789"), part);
+            fputs(comma, view->script);
+            gnuplot_text(view->script, label);
+            fprintf(view->script, " %.1f", (double) (top + bottom) / 2);
+            comma = ", ";
+        } else if (strcmp(projection(name), projection(next)) != 0) {
+            fputs(comma, view->script);
+            gnuplot_text(view->script, projection(name));
+            fprintf(view->script, " %.1f", (double) (band + bottom) / 2);
+            comma = ", ";
+            band = bottom;
+        }
+        top = bottom;
+    }
+    fputs(") font ',11'\n", view->script);
+}
+
+static void write_colours(const struct view *view)
+{
+    if (view->scores) {
+        fputs("set palette defined (-3 '#5e3c99', -1.5 '#b2abd2', 0 '#f7f7f7', "
+              "1.5 '#fdb863', 3 '#e66101')\n"
+              "set cbrange [-3:3]\n"
+              "set cbtics ('1/8' -3, '1/4' -2, '1/2' -1, '1' 0, '2' 1, '4' 2, '8' 3)\n"
+              "set cblabel 'importance, 1 = equal share (log scale)' offset 0.5\n",
+              view->script);
+    } else {
+        fputs("set palette defined (0 '#ffffff', 1 '#c6dbef', 2 '#6baed6', 3 '#08519c')\n"
+              "set cbrange [0:*]\n"
+              "set cblabel 'Frobenius norm of a rank' offset 0.5\n",
+              view->script);
+    }
+}
+
+static void draw_map(const struct view *view)
+{
+    int64_t columns = map_columns(view), rows = all_rows(view);
+    double  width = (double) view->steps / (double) columns;
+    char    title[256];
+
+    if (view->group > 1) {
+        snprintf(title, sizeof title,
+                 "All %" PRId64 " ranks; a row is the least of %" PRId64, view->run->ranks,
+                 view->group);
+    } else {
+        snprintf(title, sizeof title, "All %" PRId64 " ranks, a row each",
+                 view->run->ranks);
+    }
+    write_map_labels(view);
+    write_colours(view);
+    fputs("set title ", view->script);
+    gnuplot_text(view->script, title);
+    fprintf(view->script,
+            "\nset lmargin at screen 0.61\n"
+            "set rmargin at screen 0.93\n"
+            "set bmargin at screen 0.15\n"
+            "set tmargin at screen 0.85\n"
+            "set border 15 lc rgb '#444444'\n"
+            "unset grid\n"
+            "unset key\n"
+            "set xlabel 'optimizer step'\n"
+            "unset ylabel\n"
+            "set xrange [0:%" PRId64 "]\n"
+            "set yrange [%" PRId64 ":0]\n"
+            "plot $map matrix using (($1 + 0.5) * %.9g):($2 + 0.5):3 with image, \\\n"
+            "    $marks0 using 1:2:($3 * %.3g) with points pt 7 ps variable "
+            "lc rgb '#000000'\n",
+            view->steps, rows, width, view->group > 1 ? 0.55 : 0.6);
+}
+
+/* ===== Modules from close by ============================================== */
+
+static double close_maximum(const struct view *view)
+{
+    double most = 0;
+
+    for (int64_t k = 0; k < view->close_count; k++) {
+        const struct run_module *module = &view->run->module[view->close[k]];
+
+        for (int64_t s = 0; s < view->run->samples; s++) {
+            for (int64_t r = 0; r < module->rank; r++) {
+                most = fmax(most, value_at(view, s, module->first + r));
+            }
+        }
+    }
+    return most > 0 ? most * 1.05 : 1;
+}
+
+static void write_reallocation_lines(const struct view *view)
+{
+    fputs("unset arrow\n", view->script);
+    for (int64_t i = 0; i < view->run->plans && view->run->plans <= MARKED_STEPS; i++) {
+        fprintf(view->script,
+                "set arrow from first %" PRId64 ", graph 0 to first %" PRId64
+                ", graph 1 nohead back lw 1 dt 3 lc rgb '#999999'\n",
+                view->run->plan[i].step, view->run->plan[i].step);
+    }
+}
+
+static void draw_close(const struct view *view, int64_t k)
+{
+    static const double left[] = { 0.06, 0.315 };
+    double              top = 0.85 - 0.245 * (double) (k / 2);
+    const char         *name = view->run->module[view->close[k]].name;
+
+    fputs("set title ", view->script);
+    gnuplot_text(view->script, name);
+    fprintf(view->script,
+            " font ',12' offset 0,-0.7\n"
+            "set lmargin at screen %.3f\n"
+            "set rmargin at screen %.3f\n"
+            "set tmargin at screen %.3f\n"
+            "set bmargin at screen %.3f\n",
+            left[k % 2], left[k % 2] + 0.215, top, top - 0.19);
+    fprintf(view->script, "%s\n%s\n",
+            k % 2 == 0 ? (view->scores ? "set ylabel 'importance' offset 1"
+                                       : "set ylabel 'norm' offset 1")
+                       : "unset ylabel",
+            k + 2 >= view->close_count ? "set xlabel 'optimizer step'" : "unset xlabel");
+    fprintf(view->script,
+            "plot $still%" PRId64 " using 1:2 with lines lw 1 lc rgb '" STILL
+            "' notitle, \\\n"
+            "    $moved%" PRId64 " using 1:2 with lines lw 1.5 lc rgb '" MOVED
+            "' notitle, \\\n"
+            "    $before%" PRId64 " using 1:2 with points pt 2 ps 1.1 lw 2 lc rgb '" BEFORE
+            "' notitle, \\\n"
+            "    $after%" PRId64 " using 1:2 with points pt 7 ps 0.9 lc rgb '" AFTER
+            "' notitle",
+            k, k, k, k);
+    if (k == 0 && view->total_moves > 0) {
+        fputs(", \\\n    keyentry with lines lw 2 lc rgb '" STILL
+              "' title 'a rank that stayed', \\\n"
+              "    keyentry with lines lw 2 lc rgb '" MOVED
+              "' title 'a rank that was reallocated', \\\n"
+              "    keyentry with points pt 2 ps 1.1 lw 2 lc rgb '" BEFORE
+              "' title 'just before', \\\n"
+              "    keyentry with points pt 7 ps 0.9 lc rgb '" AFTER
+              "' title 'just after'",
+              view->script);
+    }
+    fputs("\nunset key\n", view->script);
+    if (k == 0) {
+        fputs("unset label\n", view->script);
+    }
+}
+
+/* ===== The whole ========================================================== */
+
+static void write_label(const struct view *view, const char *text, double y,
+                        const char *size)
+{
+    fputs("set label ", view->script);
+    gnuplot_text(view->script, text);
+    fprintf(view->script, " at screen 0.02, %.3f left font ',%s'\n", y, size);
+}
+
+static void write_heading(const struct view *view)
+{
+    const struct run *run = view->run;
+    const json_t     *seed = json_object_get(run->settings, "seed");
+    char              text[512], seed_text[64] = "";
+
+    snprintf(text, sizeof text, "%s of the ranks: %.200s",
+             view->scores ? "Importance" : "Norm", run->name);
+    write_label(view, text, 0.965, "20");
+    if (json_is_integer(seed)) {
+        snprintf(seed_text, sizeof seed_text, ", seed %" JSON_INTEGER_FORMAT,
+                 json_integer_value(seed));
+    }
+    snprintf(text, sizeof text,
+             "%s%s: %" PRId64 " modules, %" PRId64 " ranks, %" PRId64 " of %" PRId64
+             " steps, %" PRId64 " reallocations that moved %" PRId64 " ranks",
+             run->method, seed_text, run->modules, run->ranks, run->done_steps,
+             run->total_steps, run->plans, view->total_moves);
+    write_label(view, text, 0.928, "14");
+}
+
+static void write_caption(const struct view *view)
+{
+    const char *line[3] = { "", "", "" };
+
+    if (!view->scores) {
+        line[0] = "This method has no scores, so the size of every rank's share of the "
+                  "weight is shown (Frobenius norm) in place of its importance.";
+        line[1] = "Left: the modules with the largest ranks, a line for each rank. "
+                  "Right: all ranks; the darker, the larger.";
+    } else {
+        line[0] = "Importance: a rank's weight among the ranks of its module; 1 is an "
+                  "equal share, and a module's sum is its number of ranks.";
+        line[1] =
+            view->total_moves > 0
+                ? "Left: the modules with most moves. At a reallocation (dotted) the "
+                  "least important ranks are pruned and go on from another rank's path; "
+                  "the two then share their scores."
+                : "Left: some modules, a line for each rank. No rank was reallocated.";
+        line[2] = view->total_moves > 0
+                      ? "Right: black dots are reallocated ranks (larger: more of a row)."
+                      : "";
+    }
+    write_label(view, line[0], 0.072, "12");
+    write_label(view, line[1], 0.045, "12");
+    write_label(view, line[2], 0.018, "12");
+}
+
+static void write_script(const struct view *view)
+{
+    fputs("set encoding utf8\n", view->script);
+    write_close_data(view);
+    write_map(view);
+    write_map_marks(view);
+    fprintf(view->script,
+            "set multiplot\n"
+            "set border 3 lc rgb '#444444'\n"
+            "set tics nomirror font ',12'\n"
+            "set xtics autofreq\n"
+            "set grid ytics lc rgb '#e4e4e4' lt 1\n"
+            "set xrange [0:%" PRId64 "]\n"
+            "set yrange [0:%.4g]\n"
+            "set key at screen 0.05, 0.905 left top Left reverse horizontal\n",
+            view->steps, close_maximum(view));
+    write_heading(view);
+    write_caption(view);
+    write_reallocation_lines(view);
+    for (int64_t k = 0; k < view->close_count; k++) {
+        draw_close(view, k);
+    }
+    draw_map(view);
+    fputs("unset multiplot\n", view->script);
+}
+
+int plot_importance(FILE *script, const struct run *run, const char *pattern, char *error,
+                    size_t size)
+{
+    struct view view = { .script = script, .run = run, .scores = run_has_scores(run) };
+    int64_t     last = run->samples > 0 ? run->sample[run->samples - 1].step : 0;
+    int         result = -1;
+
+    view.steps = run->total_steps > last ? run->total_steps : last > 0 ? last : 1;
+    view.moves = calloc((size_t) run->modules + 1, sizeof *view.moves);
+    view.order = calloc((size_t) run->modules + 1, sizeof *view.order);
+    if (view.moves == NULL || view.order == NULL) {
+        snprintf(error, size, "out of memory");
+    } else {
+        count_moves(&view);
+        order_modules(&view);
+        choose_group(&view);
+        choose_modules(&view, pattern);
+        if (view.close_count == 0) {
+            snprintf(error, size, "%.200s: no module has \"%.100s\" in its name",
+                     run->directory, pattern != NULL ? pattern : "");
+        } else {
+            write_script(&view);
+            result = 0;
+        }
+    }
+    if (result == 0 && ferror(script)) {
+        snprintf(error, size, "cannot write gnuplot's script");
+        result = -1;
+    }
+    free(view.moves);
+    free(view.order);
+    return result;
+}
