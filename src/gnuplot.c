@@ -14,10 +14,13 @@ extern char **environ;
 
 static const char *const endings[GNUPLOT_FORMATS] = { "png", "svg" };
 
-/* 1600 x 1000 both; letters of an SVG are in pixels, of a PNG in points */
+/* Letters are in points of 4/3 pixels in a PNG and in pixels in an SVG, so an SVG of 3/4
+ * the size looks the same. P makes points of one size. */
 static const char *const terminals[GNUPLOT_FORMATS] = {
-    "set terminal pngcairo noenhanced size 1600,1000 font 'sans,14' background '#ffffff'",
-    "set terminal svg noenhanced size 1600,1000 font 'sans,18' background '#ffffff'"
+    "set terminal pngcairo noenhanced size 1600,1000 font 'sans,14' background '#ffffff'; "
+    "P = 1",
+    "set terminal svg noenhanced size 1200,750 font 'sans,14' background '#ffffff'; "
+    "P = 0.6"
 };
 
 FILE *gnuplot_script(void)
@@ -45,8 +48,9 @@ static int character(const unsigned char *text)
         }
         value = value << 6 | (text[i] & 0x3Fu);
     }
-    if (value < 0xA0 || (bytes == 3 && value < 0x800) || (bytes == 4 && value < 0x10000) ||
-        (value >= 0xD800 && value <= 0xDFFF) || value > 0x10FFFF) {
+    if (value < 0xA0 || (bytes == 3 && value < 0x800) ||
+        (bytes == 4 && value < 0x10000) || (value >= 0xD800 && value <= 0xDFFF) ||
+        value > 0x10FFFF) {
         return 0;
     }
     return bytes;
@@ -92,10 +96,9 @@ static void read_complaint(FILE *messages, char *text, size_t size)
 static int run_gnuplot(FILE *script, int picture, enum gnuplot_format format, char *error,
                        size_t size)
 {
-    char                       terminal[128], option_d[] = "-d", option_e[] = "-e";
-    char                       program[] = "gnuplot", standard_input[] = "-";
-    char                      *arguments[] = { program,  option_d,       option_e,
-                                               terminal, standard_input, NULL };
+    char  terminal[128], option_d[] = "-d", option_e[] = "-e";
+    char  program[] = "gnuplot", standard_input[] = "-";
+    char *arguments[] = { program, option_d, option_e, terminal, standard_input, NULL };
     posix_spawn_file_actions_t actions;
     FILE                      *messages = tmpfile();
     pid_t                      child;
@@ -118,7 +121,8 @@ static int run_gnuplot(FILE *script, int picture, enum gnuplot_format format, ch
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
         }
     }
-    if (code == ENOENT || (code == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127)) {
+    if (code == ENOENT ||
+        (code == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127)) {
         snprintf(error, size,
                  "gnuplot is not installed, pictures need it: install the package "
                  "gnuplot-nox (or gnuplot)");

@@ -11,7 +11,8 @@
 
 enum gnuplot_format { GNUPLOT_PNG, GNUPLOT_SVG, GNUPLOT_FORMATS };
 
-/* A script to be written to; NULL: no room for a temporary file. Close with fclose. */
+/* A script to be written to; sizes of points in it are multiples of P. NULL: no room for
+ * a temporary file. Close with fclose. */
 FILE *gnuplot_script(void);
 
 /* Text as a string of the script: nothing in it is interpreted. What is not printable

@@ -104,9 +104,9 @@ static int draw_loss(const struct plot *plot, char *error, size_t size)
         snprintf(error, size, "out of memory");
     } else {
         if (plot_loss(script, plot->run, plot->runs, &groups, error, size) == 0) {
-            result = draw(script, plot,
-                          plot->out != NULL ? plot->out : plot->run[0].directory, "loss",
-                          error, size);
+            result =
+                draw(script, plot, plot->out != NULL ? plot->out : plot->run[0].directory,
+                     "loss", error, size);
         }
         run_groups_free(&groups);
     }
@@ -150,16 +150,16 @@ int command_plot(int argc, char **argv)
     const char **operands = calloc((size_t) argc + 1, sizeof *operands);
     int          status, count;
     struct flag  flags[] = {
-        { .name = "out",
+         { .name = "out",
            .type = FLAG_STRING,
            .value = &plot.out,
            .help = "folder for the pictures (the runs' own)" },
-        { .name = "format",
+         { .name = "format",
            .type = FLAG_CHOICE,
            .value = &plot.format,
            .choices = formats,
            .help = "of the pictures (both)" },
-        { .name = "modules",
+         { .name = "modules",
            .type = FLAG_STRING,
            .value = &plot.modules,
            .help = "look closely at modules with this in their name (most moves)" },

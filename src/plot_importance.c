@@ -355,77 +355,69 @@ static void write_map_marks(const struct view *view)
     fputs("EOD\n", view->script);
 }
 
+/* Is module k of the map the last one of its projection? */
+static int ends_band(const struct view *view, int64_t k)
+{
+    const struct run_module *module = view->run->module;
+
+    return k + 1 == view->run->modules ||
+           strcmp(projection(module[view->order[k]].name),
+                  projection(module[view->order[k + 1]].name)) != 0;
+}
+
 /* Labels at the modules, or at the projections where there are too many; lines between
  * projections. */
 static void write_map_labels(const struct view *view)
 {
-    const struct run *run = view->run;
-    const char       *comma = "set ytics scale 0 (";
-    int64_t           top = 0, band = 0;
-    int               each = run->modules <= LABELLED;
+    int         each = view->run->modules <= LABELLED;
+    const char *comma = "set ytics scale 0 (";
+    int64_t     top = 0, bottom = 0;
+    char        label[256];
 
     fprintf(view->script, "unset arrow\n");
-    for (int64_t k = 0; k < run->modules; k++) {
-        const char *name = run->module[view->order[k]].name;
-        const char *next =
-            k + 1 < run->modules ? run->module[view->order[k + 1]].name : "";
-        int64_t bottom = top + rows_of(view, view->order[k]);
-        int     ends = strcmp(projection(name), projection(next)) != 0;
-
-        if (ends && bottom < all_rows(view)) {
+    for (int64_t k = 0; k < view->run->modules; k++) {
+        bottom += rows_of(view, view->order[k]);
+        if (ends_band(view, k) && k + 1 < view->run->modules) {
             fprintf(view->script,
                     "set arrow from graph 0, first %" PRId64 " to graph 1, first %" PRId64
                     " nohead front lw 1 lc rgb '#444444'\n",
                     bottom, bottom);
         }
-        (void) band;
-        (void) each;
-        top = bottom;
     }
-    top = 0;
-    for (int64_t k = 0; k < run->modules; k++) {
-        const char *name = run->module[view->order[k]].name;
-        const char *next =
-            k + 1 < run->modules ? run->module[view->order[k + 1]].name : "";
-        int64_t     bottom = top + rows_of(view, view->order[k]);
-        const char *part = name;
+    bottom = 0;
+    for (int64_t k = 0; k < view->run->modules; k++) {
+        const char *name = view->run->module[view->order[k]].name;
+        const char *layer = each ? strpbrk(name, "0123456789") : NULL;
 
-        if (each) {
-            char        label[256];
-            const char *digits = strpbrk(name, "0123456789");
-
-            part = digits != NULL ? digits : "";
+        bottom += rows_of(view, view->order[k]);
+        if (each || ends_band(view, k)) {
             snprintf(label, sizeof label, "%.200s %.*s", projection(name),
-                     (int) strspn(part, "0123456789"), part);
+                     layer != NULL ? (int) strspn(layer, "0123456789") : 0,
+                     layer != NULL ? layer : "");
             fputs(comma, view->script);
             gnuplot_text(view->script, label);
             fprintf(view->script, " %.1f", (double) (top + bottom) / 2);
             comma = ", ";
-        } else if (strcmp(projection(name), projection(next)) != 0) {
-            fputs(comma, view->script);
-            gnuplot_text(view->script, projection(name));
-            fprintf(view->script, " %.1f", (double) (band + bottom) / 2);
-            comma = ", ";
-            band = bottom;
+            top = bottom;
         }
-        top = bottom;
     }
-    fputs(") font ',11'\n", view->script);
+    fputs(") font ',12'\n", view->script);
 }
 
 static void write_colours(const struct view *view)
 {
     if (view->scores) {
-        fputs("set palette defined (-3 '#5e3c99', -1.5 '#b2abd2', 0 '#f7f7f7', "
-              "1.5 '#fdb863', 3 '#e66101')\n"
-              "set cbrange [-3:3]\n"
-              "set cbtics ('1/8' -3, '1/4' -2, '1/2' -1, '1' 0, '2' 1, '4' 2, '8' 3)\n"
-              "set cblabel 'importance, 1 = equal share (log scale)' offset 0.5\n",
-              view->script);
+        fputs(
+            "set palette defined (-3 '#5e3c99', -1.5 '#b2abd2', 0 '#f7f7f7', "
+            "1.5 '#fdb863', 3 '#e66101')\n"
+            "set cbrange [-3:3]\n"
+            "set cbtics ('1/8' -3, '1/4' -2, '1/2' -1, '1' 0, '2' 1, '4' 2, '8' 3)\n"
+            "set cblabel 'importance, 1 = equal share (log scale)' offset 0.5 font ',13'\n",
+            view->script);
     } else {
         fputs("set palette defined (0 '#ffffff', 1 '#c6dbef', 2 '#6baed6', 3 '#08519c')\n"
               "set cbrange [0:*]\n"
-              "set cblabel 'Frobenius norm of a rank' offset 0.5\n",
+              "set cblabel 'Frobenius norm of a rank' offset 0.5 font ',13'\n",
               view->script);
     }
 }
@@ -438,8 +430,8 @@ static void draw_map(const struct view *view)
 
     if (view->group > 1) {
         snprintf(title, sizeof title,
-                 "All %" PRId64 " ranks; a row is the least of %" PRId64, view->run->ranks,
-                 view->group);
+                 "All %" PRId64 " ranks; a row is the least of %" PRId64,
+                 view->run->ranks, view->group);
     } else {
         snprintf(title, sizeof title, "All %" PRId64 " ranks, a row each",
                  view->run->ranks);
@@ -451,19 +443,20 @@ static void draw_map(const struct view *view)
     fprintf(view->script,
             "\nset lmargin at screen 0.61\n"
             "set rmargin at screen 0.93\n"
-            "set bmargin at screen 0.15\n"
+            "set bmargin at screen 0.17\n"
             "set tmargin at screen 0.85\n"
             "set border 15 lc rgb '#444444'\n"
             "unset grid\n"
             "unset key\n"
-            "set xlabel 'optimizer step'\n"
+            "set xlabel 'optimizer step' font ',13'\n"
+            "set format x '%%g'\n"
             "unset ylabel\n"
             "set xrange [0:%" PRId64 "]\n"
             "set yrange [%" PRId64 ":0]\n"
             "plot $map matrix using (($1 + 0.5) * %.9g):($2 + 0.5):3 with image, \\\n"
-            "    $marks0 using 1:2:($3 * %.3g) with points pt 7 ps variable "
+            "    $marks0 using 1:2:($3 * %.3g * P) with points pt 7 ps variable "
             "lc rgb '#000000'\n",
-            view->steps, rows, width, view->group > 1 ? 0.55 : 0.6);
+            view->steps, rows, width, view->group > 1 ? 1.0 : 0.8);
 }
 
 /* ===== Modules from close by ============================================== */
@@ -486,7 +479,6 @@ static double close_maximum(const struct view *view)
 
 static void write_reallocation_lines(const struct view *view)
 {
-    fputs("unset arrow\n", view->script);
     for (int64_t i = 0; i < view->run->plans && view->run->plans <= MARKED_STEPS; i++) {
         fprintf(view->script,
                 "set arrow from first %" PRId64 ", graph 0 to first %" PRId64
@@ -498,48 +490,57 @@ static void write_reallocation_lines(const struct view *view)
 static void draw_close(const struct view *view, int64_t k)
 {
     static const double left[] = { 0.06, 0.315 };
-    double              top = 0.85 - 0.245 * (double) (k / 2);
+    double              top = 0.85 - 0.2425 * (double) (k / 2);
     const char         *name = view->run->module[view->close[k]].name;
 
     fputs("set title ", view->script);
     gnuplot_text(view->script, name);
     fprintf(view->script,
-            " font ',12' offset 0,-0.7\n"
+            " font ',13' offset 0,-0.5\n"
             "set lmargin at screen %.3f\n"
             "set rmargin at screen %.3f\n"
             "set tmargin at screen %.3f\n"
             "set bmargin at screen %.3f\n",
-            left[k % 2], left[k % 2] + 0.215, top, top - 0.19);
+            left[k % 2], left[k % 2] + 0.215, top, top - 0.195);
     fprintf(view->script, "%s\n%s\n",
-            k % 2 == 0 ? (view->scores ? "set ylabel 'importance' offset 1"
-                                       : "set ylabel 'norm' offset 1")
+            k % 2 == 0 ? (view->scores ? "set ylabel 'importance' offset 1 font ',13'"
+                                       : "set ylabel 'norm' offset 1 font ',13'")
                        : "unset ylabel",
-            k + 2 >= view->close_count ? "set xlabel 'optimizer step'" : "unset xlabel");
+            k + 2 >= view->close_count
+                ? "set xlabel 'optimizer step' font ',13'\nset format x '%g'"
+                : "unset xlabel\nset format x ''");
     fprintf(view->script,
-            "plot $still%" PRId64 " using 1:2 with lines lw 1 lc rgb '" STILL
-            "' notitle, \\\n"
+            "plot $still%" PRId64 " using 1:2 with lines lw 1 lc rgb '%s' notitle, \\\n"
             "    $moved%" PRId64 " using 1:2 with lines lw 1.5 lc rgb '" MOVED
             "' notitle, \\\n"
-            "    $before%" PRId64 " using 1:2 with points pt 2 ps 1.1 lw 2 lc rgb '" BEFORE
+            "    $before%" PRId64
+            " using 1:2 with points pt 2 ps (1.1 * P) lw 2 lc rgb '" BEFORE
             "' notitle, \\\n"
-            "    $after%" PRId64 " using 1:2 with points pt 7 ps 0.9 lc rgb '" AFTER
+            "    $after%" PRId64 " using 1:2 with points pt 7 ps (0.9 * P) lc rgb '" AFTER
             "' notitle",
-            k, k, k, k);
-    if (k == 0 && view->total_moves > 0) {
-        fputs(", \\\n    keyentry with lines lw 2 lc rgb '" STILL
-              "' title 'a rank that stayed', \\\n"
-              "    keyentry with lines lw 2 lc rgb '" MOVED
-              "' title 'a rank that was reallocated', \\\n"
-              "    keyentry with points pt 2 ps 1.1 lw 2 lc rgb '" BEFORE
-              "' title 'just before', \\\n"
-              "    keyentry with points pt 7 ps 0.9 lc rgb '" AFTER
-              "' title 'just after'",
-              view->script);
+            k, view->total_moves > 0 ? STILL : MOVED, k, k, k);
+    fputc('\n', view->script);
+}
+
+/* gnuplot's own key would be wrapped at other places in each format. Goes with the first
+ * plot. */
+static void write_legend(const struct view *view)
+{
+    if (view->total_moves == 0) {
+        return;
     }
-    fputs("\nunset key\n", view->script);
-    if (k == 0) {
-        fputs("unset label\n", view->script);
-    }
+    fputs(
+        "set arrow 901 from screen 0.02, 0.895 to screen 0.05, 0.895 nohead lw 2 lc rgb "
+        "'" STILL "'\n"
+        "set label 'rank that stayed' at screen 0.057, 0.895 left font ',13'\n"
+        "set arrow 902 from screen 0.18, 0.895 to screen 0.21, 0.895 nohead lw 2 lc rgb "
+        "'" MOVED "'\n"
+        "set label 'rank that was reallocated:' at screen 0.217, 0.895 left font ',13'\n"
+        "set label 'just before' at screen 0.39, 0.895 left point pt 2 ps (1.1 * P) lw 2 "
+        "lc rgb '" BEFORE "' offset 1, 0 font ',13'\n"
+        "set label 'just after' at screen 0.48, 0.895 left point pt 7 ps (0.9 * P) "
+        "lc rgb '" AFTER "' offset 1, 0 font ',13'\n",
+        view->script);
 }
 
 /* ===== The whole ========================================================== */
@@ -556,7 +557,7 @@ static void write_heading(const struct view *view)
 {
     const struct run *run = view->run;
     const json_t     *seed = json_object_get(run->settings, "seed");
-    char              text[512], seed_text[64] = "";
+    char              text[512], seed_text[64] = "", moved[128] = "";
 
     snprintf(text, sizeof text, "%s of the ranks: %.200s",
              view->scores ? "Importance" : "Norm", run->name);
@@ -565,12 +566,43 @@ static void write_heading(const struct view *view)
         snprintf(seed_text, sizeof seed_text, ", seed %" JSON_INTEGER_FORMAT,
                  json_integer_value(seed));
     }
+    if (run->plans > 0) {
+        snprintf(moved, sizeof moved,
+                 ", %" PRId64 " reallocations that moved %" PRId64 " ranks", run->plans,
+                 view->total_moves);
+    }
     snprintf(text, sizeof text,
              "%s%s: %" PRId64 " modules, %" PRId64 " ranks, %" PRId64 " of %" PRId64
-             " steps, %" PRId64 " reallocations that moved %" PRId64 " ranks",
+             " steps%s",
              run->method, seed_text, run->modules, run->ranks, run->done_steps,
-             run->total_steps, run->plans, view->total_moves);
+             run->total_steps, moved);
     write_label(view, text, 0.928, "14");
+}
+
+/* What became of most pruned ranks. */
+static const char *explain_moves(const struct view *view)
+{
+    int64_t count[RUN_ACTIONS] = { 0 };
+
+    for (int64_t i = 0; i < view->run->plans; i++) {
+        for (int64_t k = 0; k < view->run->plan[i].moves; k++) {
+            count[view->run->plan[i].move[k].action]++;
+        }
+    }
+    if (view->total_moves == 0) {
+        return "Left: some modules, a line for each rank. No rank was reallocated.";
+    }
+    if (2 * count[RUN_REMOVED] > view->total_moves) {
+        return "Left: the modules with most moves. At a reallocation (dotted) the least "
+               "important ranks are removed.";
+    }
+    if (2 * count[RUN_FRESH] > view->total_moves) {
+        return "Left: the modules with most moves. At a reallocation (dotted) the least "
+               "important ranks are pruned and start afresh.";
+    }
+    return "Left: the modules with most moves. At a reallocation (dotted) the least "
+           "important ranks are pruned and go on from another rank's path; the two then "
+           "share their scores.";
 }
 
 static void write_caption(const struct view *view)
@@ -585,14 +617,13 @@ static void write_caption(const struct view *view)
     } else {
         line[0] = "Importance: a rank's weight among the ranks of its module; 1 is an "
                   "equal share, and a module's sum is its number of ranks.";
-        line[1] =
-            view->total_moves > 0
-                ? "Left: the modules with most moves. At a reallocation (dotted) the "
-                  "least important ranks are pruned and go on from another rank's path; "
-                  "the two then share their scores."
-                : "Left: some modules, a line for each rank. No rank was reallocated.";
+        line[1] = explain_moves(view);
         line[2] = view->total_moves > 0
-                      ? "Right: black dots are reallocated ranks (larger: more of a row)."
+                      ? (view->group > 1
+                             ? "Right: in each projection the layers from the top down; "
+                               "black dots: ranks were reallocated, the larger the more."
+                             : "Right: every rank's importance as a colour; black dots: "
+                               "the rank was reallocated.")
                       : "";
     }
     write_label(view, line[0], 0.072, "12");
@@ -608,19 +639,25 @@ static void write_script(const struct view *view)
     write_map_marks(view);
     fprintf(view->script,
             "set multiplot\n"
-            "set border 3 lc rgb '#444444'\n"
-            "set tics nomirror font ',12'\n"
-            "set xtics autofreq\n"
-            "set grid ytics lc rgb '#e4e4e4' lt 1\n"
             "set xrange [0:%" PRId64 "]\n"
-            "set yrange [0:%.4g]\n"
-            "set key at screen 0.05, 0.905 left top Left reverse horizontal\n",
+            "set yrange [0:%.4g]\n",
             view->steps, close_maximum(view));
     write_heading(view);
     write_caption(view);
+    write_legend(view);
+    fputs("unset key\n"
+          "set border 3 lc rgb '#444444'\n"
+          "set tics font ',12'\n"
+          "set xtics nomirror autofreq\n"
+          "set ytics nomirror autofreq\n"
+          "set grid ytics lc rgb '#e4e4e4' lt 1\n",
+          view->script);
     write_reallocation_lines(view);
     for (int64_t k = 0; k < view->close_count; k++) {
         draw_close(view, k);
+        if (k == 0) {
+            fputs("unset label\nunset arrow 901\nunset arrow 902\n", view->script);
+        }
     }
     draw_map(view);
     fputs("unset multiplot\n", view->script);

@@ -1,7 +1,7 @@
 /*
  * Losses of several runs in one picture: runs that differ by their seed alone have one
  * colour. Training losses of single steps are noise, so means of as many steps as make
- * a hundred points are drawn; evaluations are drawn as they are.
+ * sixty points are drawn; evaluations are drawn as they are.
  */
 #include "gnuplot.h"
 #include "plot.h"
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#define POINTS 100
+#define POINTS 60
 
 /* Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow,
  * which is none on white. Shapes of points differ too. */
@@ -91,33 +91,38 @@ static int has_examples(const struct run *run)
     return 0;
 }
 
-static int any_unfinished(const struct run *runs, const struct run_group *group)
+static int64_t count_unfinished(const struct run *runs, const struct run_group *group)
 {
+    int64_t count = 0;
+
     for (int64_t k = 0; k < group->members; k++) {
-        if (!runs[group->member[k]].finished) {
-            return 1;
-        }
+        count += !runs[group->member[k]].finished;
     }
-    return 0;
+    return count;
 }
 
 /* What the legend says of a group. */
-static void write_title(FILE *script, const struct run *runs, const struct run_group *group)
+static void write_title(FILE *script, const struct run *runs,
+                        const struct run_group *group)
 {
     const struct run *first = &runs[group->member[0]];
     const json_t     *seed = json_object_get(first->settings, "seed");
+    int64_t           unfinished = count_unfinished(runs, group);
     char              text[RUN_LABEL + 128];
     size_t            used = (size_t) snprintf(text, sizeof text, "%s", group->label);
 
     if (group->members > 1) {
-        used += (size_t) snprintf(text + used, sizeof text - used,
-                                  ", %" PRId64 " seeds", group->members);
+        used += (size_t) snprintf(text + used, sizeof text - used, ", %" PRId64 " seeds",
+                                  group->members);
     } else if (json_is_integer(seed)) {
-        used += (size_t) snprintf(text + used, sizeof text - used,
-                                  ", seed %" JSON_INTEGER_FORMAT, json_integer_value(seed));
+        used +=
+            (size_t) snprintf(text + used, sizeof text - used,
+                              ", seed %" JSON_INTEGER_FORMAT, json_integer_value(seed));
     }
-    if (any_unfinished(runs, group)) {
-        snprintf(text + used, sizeof text - used, " (unfinished)");
+    if (group->members > 1 && unfinished > 0) {
+        snprintf(text + used, sizeof text - used, ", %" PRId64 " unfinished", unfinished);
+    } else if (unfinished > 0) {
+        snprintf(text + used, sizeof text - used, ", unfinished");
     }
     gnuplot_text(script, text);
 }
@@ -141,14 +146,14 @@ static void write_curves(FILE *script, const struct run *runs,
             if (training && run->steps > 0) {
                 fprintf(script,
                         "%s$train%" PRId64 " using 1:2 with lines lw 1 dt %" PRId64
-                        " lc rgb '%s' notitle",
-                        comma, i, dash, colour);
+                        " lc rgb '#90%s' notitle",
+                        comma, i, dash, colour + 1);
                 comma = ", \\\n    ";
             }
             if (run->evaluations > 0 && (column == 2 || has_examples(run))) {
                 fprintf(script,
                         "%s$eval%" PRId64 " using 1:%d with linespoints lw 2 dt %" PRId64
-                        " pt %d ps 1.3 lc rgb '%s' notitle",
+                        " pt %d ps (1.3 * P) lc rgb '%s' notitle",
                         comma, i, column, dash, shapes[g % COLOURS], colour);
                 comma = ", \\\n    ";
             }
@@ -156,7 +161,7 @@ static void write_curves(FILE *script, const struct run *runs,
         if (legend) {
             fprintf(script,
                     "%skeyentry with linespoints lw 2 dt %" PRId64
-                    " pt %d ps 1.3 lc rgb '%s' title ",
+                    " pt %d ps (1.3 * P) lc rgb '%s' title ",
                     comma, dash, shapes[g % COLOURS], colour);
             write_title(script, runs, group);
             comma = ", \\\n    ";
