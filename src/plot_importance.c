@@ -5,19 +5,15 @@
  */
 #include "gnuplot.h"
 #include "plot.h"
+#include "plot_view.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CLOSE 6          /* modules from close by */
-#define MAP_ROWS 480     /* more could not be told apart: neighbouring ranks share one */
-#define MAP_COLUMNS 150  /* of the map, over the steps  */
-#define LINE_POINTS 200  /* of a rank's line            */
-#define LABELLED 40      /* modules with a label of their own */
-#define MARKED_STEPS 40  /* reallocations with a line of their own */
-#define COLOUR_LIMIT 3.0 /* of the map: importance from 1/8 to 8 */
+#define LINE_POINTS 200 /* of a rank's line            */
+#define MARKED_STEPS 40 /* reallocations with a line of their own */
 
 /* Colours that colour-blind readers can tell apart. */
 #define STILL "#b8b8b8"
@@ -25,27 +21,14 @@
 #define BEFORE "#D55E00"
 #define AFTER "#009E73"
 
-struct view {
-    FILE             *script;
-    const struct run *run;
-    int               scores; /* importance, or norms */
-    int64_t           steps;  /* the x axis' end */
-    int64_t          *moves;  /* [modules] */
-    int64_t          *order;  /* [modules] of the map, from the top down */
-    int64_t           close[CLOSE];
-    int64_t           close_count, total_moves;
-    int64_t           group; /* neighbouring ranks in a row of the map */
-};
-
-static double value_at(const struct view *view, int64_t sample, int64_t rank)
+double plot_value_at(const struct plot_view *view, int64_t sample, int64_t rank)
 {
     const struct run_sample *from = &view->run->sample[sample];
 
     return view->scores ? from->importance[rank] : from->norm[rank];
 }
 
-/* The last sample of a step or before, 0 without; `after` or before a reallocation. */
-static int64_t sample_at(const struct run *run, int64_t step, int after)
+int64_t plot_sample_at(const struct run *run, int64_t step, int after)
 {
     int64_t low = 0, high = run->samples - 1;
 
@@ -64,7 +47,7 @@ static int64_t sample_at(const struct run *run, int64_t step, int after)
 
 /* ===== Which modules, in which order ====================================== */
 
-static const char *projection(const char *name)
+const char *plot_projection(const char *name)
 {
     const char *dot = strrchr(name, '.');
 
@@ -72,7 +55,7 @@ static const char *projection(const char *name)
 }
 
 /* By projection in the order in which they come up, in each as the run has them. */
-static void order_modules(struct view *view)
+static void order_modules(struct plot_view *view)
 {
     const struct run *run = view->run;
     int64_t           count = 0;
@@ -80,13 +63,13 @@ static void order_modules(struct view *view)
     for (int64_t i = 0; i < run->modules; i++) {
         int64_t first = 0;
 
-        while (strcmp(projection(run->module[first].name),
-                      projection(run->module[i].name)) != 0) {
+        while (strcmp(plot_projection(run->module[first].name),
+                      plot_projection(run->module[i].name)) != 0) {
             first++;
         }
         for (int64_t j = i; first == i && j < run->modules; j++) {
-            if (strcmp(projection(run->module[i].name),
-                       projection(run->module[j].name)) == 0) {
+            if (strcmp(plot_projection(run->module[i].name),
+                       plot_projection(run->module[j].name)) == 0) {
                 view->order[count++] = j;
             }
         }
@@ -94,7 +77,7 @@ static void order_modules(struct view *view)
 }
 
 /* What makes a module worth a look: its moves; without any, its largest value. */
-static double weight_of(const struct view *view, int64_t m)
+static double weight_of(const struct plot_view *view, int64_t m)
 {
     const struct run_module *module = &view->run->module[m];
     double                   most = 0;
@@ -103,16 +86,16 @@ static double weight_of(const struct view *view, int64_t m)
         return (double) view->moves[m];
     }
     for (int64_t r = 0; r < module->rank; r++) {
-        most = fmax(most, value_at(view, view->run->samples - 1, module->first + r));
+        most = fmax(most, plot_value_at(view, view->run->samples - 1, module->first + r));
     }
     return most;
 }
 
-static void choose_modules(struct view *view, const char *pattern)
+static void choose_modules(struct plot_view *view, const char *pattern)
 {
     const struct run *run = view->run;
 
-    while (view->close_count < CLOSE) {
+    while (view->close_count < PLOT_CLOSE) {
         int64_t best = -1;
 
         for (int64_t m = 0; m < run->modules; m++) {
@@ -132,7 +115,7 @@ static void choose_modules(struct view *view, const char *pattern)
     }
 }
 
-static void count_moves(struct view *view)
+static void count_moves(struct plot_view *view)
 {
     for (int64_t i = 0; i < view->run->plans; i++) {
         for (int64_t k = 0; k < view->run->plan[i].moves; k++) {
@@ -160,7 +143,7 @@ static int was_moved(const struct run *run, int64_t module, int64_t rank)
 
 /* ===== Data =============================================================== */
 
-static void write_number(FILE *script, double value)
+void plot_number(FILE *script, double value)
 {
     if (isfinite(value)) {
         fprintf(script, "%.6g", value);
@@ -180,7 +163,7 @@ static int is_reallocation(const struct run *run, int64_t step)
 }
 
 /* Lines of the module's ranks, a blank line between two. */
-static void write_lines(const struct view *view, int64_t m, int moved)
+static void write_lines(const struct plot_view *view, int64_t m, int moved)
 {
     const struct run        *run = view->run;
     const struct run_module *module = &run->module[m];
@@ -194,7 +177,7 @@ static void write_lines(const struct view *view, int64_t m, int moved)
             if (s % every == 0 || s == run->samples - 1 ||
                 (moved && is_reallocation(run, run->sample[s].step))) {
                 fprintf(view->script, "%" PRId64 " ", run->sample[s].step);
-                write_number(view->script, value_at(view, s, module->first + r));
+                plot_number(view->script, plot_value_at(view, s, module->first + r));
                 fputc('\n', view->script);
             }
         }
@@ -202,266 +185,52 @@ static void write_lines(const struct view *view, int64_t m, int moved)
     }
 }
 
-static void write_marks(const struct view *view, int64_t m, int after)
+static void write_marks(const struct plot_view *view, int64_t m, int after)
 {
     const struct run *run = view->run;
 
     for (int64_t i = 0; i < run->plans; i++) {
         for (int64_t k = 0; k < run->plan[i].moves; k++) {
             const struct run_move *move = &run->plan[i].move[k];
-            int64_t                sample = sample_at(run, run->plan[i].step, after);
+            int64_t                sample = plot_sample_at(run, run->plan[i].step, after);
 
             if (move->module == m && run_move_counts(move)) {
                 fprintf(view->script, "%" PRId64 " ", run->plan[i].step);
-                write_number(view->script,
-                             value_at(view, sample, run->module[m].first + move->rank));
+                plot_number(
+                    view->script,
+                    plot_value_at(view, sample, run->module[m].first + move->rank));
                 fputc('\n', view->script);
             }
         }
     }
 }
 
-/* gnuplot does not take a block of data without data. */
-static void write_block(const struct view *view, const char *name, int64_t index)
+void plot_block(const struct plot_view *view, const char *name, int64_t index)
 {
     fprintf(view->script, "$%s%" PRId64 " << EOD\nNaN NaN\n\n", name, index);
 }
 
-static void write_close_data(const struct view *view)
+static void write_close_data(const struct plot_view *view)
 {
     for (int64_t k = 0; k < view->close_count; k++) {
-        write_block(view, "still", k);
+        plot_block(view, "still", k);
         write_lines(view, view->close[k], 0);
         fputs("EOD\n", view->script);
-        write_block(view, "moved", k);
+        plot_block(view, "moved", k);
         write_lines(view, view->close[k], 1);
         fputs("EOD\n", view->script);
-        write_block(view, "before", k);
+        plot_block(view, "before", k);
         write_marks(view, view->close[k], 0);
         fputs("EOD\n", view->script);
-        write_block(view, "after", k);
+        plot_block(view, "after", k);
         write_marks(view, view->close[k], 1);
         fputs("EOD\n", view->script);
     }
 }
 
-/* ===== The map ============================================================ */
-
-static int64_t rows_of(const struct view *view, int64_t m)
-{
-    return (view->run->module[m].rank + view->group - 1) / view->group;
-}
-
-static int64_t all_rows(const struct view *view)
-{
-    int64_t rows = 0;
-
-    for (int64_t m = 0; m < view->run->modules; m++) {
-        rows += rows_of(view, m);
-    }
-    return rows;
-}
-
-static void choose_group(struct view *view)
-{
-    view->group = 1;
-    while (all_rows(view) > MAP_ROWS && view->group < view->run->ranks) {
-        view->group *= 2;
-    }
-}
-
-static int64_t map_columns(const struct view *view)
-{
-    return view->steps < MAP_COLUMNS ? view->steps : MAP_COLUMNS;
-}
-
-/* The least of the ranks of a row. */
-static double row_value(const struct view *view, int64_t sample, int64_t m, int64_t row)
-{
-    const struct run_module *module = &view->run->module[m];
-    double                   least = (double) NAN;
-
-    for (int64_t r = row * view->group; r < (row + 1) * view->group && r < module->rank;
-         r++) {
-        least = fmin(least, value_at(view, sample, module->first + r));
-    }
-    return least;
-}
-
-static double map_colour(const struct view *view, double value)
-{
-    if (!view->scores) {
-        return value;
-    }
-    return value > 0 ? fmax(-COLOUR_LIMIT, fmin(COLOUR_LIMIT, log2(value)))
-                     : -COLOUR_LIMIT;
-}
-
-/* What was not trained yet is left white. */
-static void write_map(const struct view *view)
-{
-    const struct run *run = view->run;
-    int64_t           columns = map_columns(view);
-    int64_t           last = run->sample[run->samples - 1].step;
-
-    fputs("$map << EOD\n", view->script);
-    for (int64_t k = 0; k < run->modules; k++) {
-        for (int64_t row = 0; row < rows_of(view, view->order[k]); row++) {
-            for (int64_t c = 0; c < columns; c++) {
-                int64_t from = view->steps * c / columns;
-                int64_t to = view->steps * (c + 1) / columns;
-                double  value =
-                    row_value(view, sample_at(run, to, 1), view->order[k], row);
-
-                write_number(view->script, from >= last || isnan(value)
-                                               ? (double) NAN
-                                               : map_colour(view, value));
-                fputc(c + 1 < columns ? ' ' : '\n', view->script);
-            }
-        }
-    }
-    fputs("EOD\n", view->script);
-}
-
-/* Row, step and size of a mark for every row with moved ranks. */
-static void write_map_marks(const struct view *view)
-{
-    const struct run *run = view->run;
-    int64_t           top = 0;
-
-    write_block(view, "marks", 0);
-    for (int64_t k = 0; k < run->modules; k++) {
-        int64_t m = view->order[k];
-
-        for (int64_t i = 0; view->moves[m] > 0 && i < run->plans; i++) {
-            for (int64_t row = 0; row < rows_of(view, m); row++) {
-                int64_t moved = 0;
-
-                for (int64_t j = 0; j < run->plan[i].moves; j++) {
-                    const struct run_move *move = &run->plan[i].move[j];
-
-                    moved += move->module == m && move->rank / view->group == row &&
-                             run_move_counts(move);
-                }
-                if (moved > 0) {
-                    fprintf(view->script, "%" PRId64 " %.1f %.3g\n", run->plan[i].step,
-                            (double) (top + row) + 0.5,
-                            sqrt((double) moved / (double) view->group));
-                }
-            }
-        }
-        top += rows_of(view, m);
-    }
-    fputs("EOD\n", view->script);
-}
-
-/* Is module k of the map the last one of its projection? */
-static int ends_band(const struct view *view, int64_t k)
-{
-    const struct run_module *module = view->run->module;
-
-    return k + 1 == view->run->modules ||
-           strcmp(projection(module[view->order[k]].name),
-                  projection(module[view->order[k + 1]].name)) != 0;
-}
-
-/* Labels at the modules, or at the projections where there are too many; lines between
- * projections. */
-static void write_map_labels(const struct view *view)
-{
-    int         each = view->run->modules <= LABELLED;
-    const char *comma = "set ytics scale 0 (";
-    int64_t     top = 0, bottom = 0;
-    char        label[256];
-
-    fprintf(view->script, "unset arrow\n");
-    for (int64_t k = 0; k < view->run->modules; k++) {
-        bottom += rows_of(view, view->order[k]);
-        if (ends_band(view, k) && k + 1 < view->run->modules) {
-            fprintf(view->script,
-                    "set arrow from graph 0, first %" PRId64 " to graph 1, first %" PRId64
-                    " nohead front lw 1 lc rgb '#444444'\n",
-                    bottom, bottom);
-        }
-    }
-    bottom = 0;
-    for (int64_t k = 0; k < view->run->modules; k++) {
-        const char *name = view->run->module[view->order[k]].name;
-        const char *layer = each ? strpbrk(name, "0123456789") : NULL;
-
-        bottom += rows_of(view, view->order[k]);
-        if (each || ends_band(view, k)) {
-            snprintf(label, sizeof label, "%.200s %.*s", projection(name),
-                     layer != NULL ? (int) strspn(layer, "0123456789") : 0,
-                     layer != NULL ? layer : "");
-            fputs(comma, view->script);
-            gnuplot_text(view->script, label);
-            fprintf(view->script, " %.1f", (double) (top + bottom) / 2);
-            comma = ", ";
-            top = bottom;
-        }
-    }
-    fputs(") font ',12'\n", view->script);
-}
-
-static void write_colours(const struct view *view)
-{
-    if (view->scores) {
-        fputs(
-            "set palette defined (-3 '#5e3c99', -1.5 '#b2abd2', 0 '#f7f7f7', "
-            "1.5 '#fdb863', 3 '#e66101')\n"
-            "set cbrange [-3:3]\n"
-            "set cbtics ('1/8' -3, '1/4' -2, '1/2' -1, '1' 0, '2' 1, '4' 2, '8' 3)\n"
-            "set cblabel 'importance, 1 = equal share (log scale)' offset 0.5 font ',13'\n",
-            view->script);
-    } else {
-        fputs("set palette defined (0 '#ffffff', 1 '#c6dbef', 2 '#6baed6', 3 '#08519c')\n"
-              "set cbrange [0:*]\n"
-              "set cblabel 'Frobenius norm of a rank' offset 0.5 font ',13'\n",
-              view->script);
-    }
-}
-
-static void draw_map(const struct view *view)
-{
-    int64_t columns = map_columns(view), rows = all_rows(view);
-    double  width = (double) view->steps / (double) columns;
-    char    title[256];
-
-    if (view->group > 1) {
-        snprintf(title, sizeof title,
-                 "All %" PRId64 " ranks; a row is the least of %" PRId64,
-                 view->run->ranks, view->group);
-    } else {
-        snprintf(title, sizeof title, "All %" PRId64 " ranks, a row each",
-                 view->run->ranks);
-    }
-    write_map_labels(view);
-    write_colours(view);
-    fputs("set title ", view->script);
-    gnuplot_text(view->script, title);
-    fprintf(view->script,
-            "\nset lmargin at screen 0.61\n"
-            "set rmargin at screen 0.93\n"
-            "set bmargin at screen 0.17\n"
-            "set tmargin at screen 0.85\n"
-            "set border 15 lc rgb '#444444'\n"
-            "unset grid\n"
-            "unset key\n"
-            "set xlabel 'optimizer step' font ',13'\n"
-            "set format x '%%g'\n"
-            "unset ylabel\n"
-            "set xrange [0:%" PRId64 "]\n"
-            "set yrange [%" PRId64 ":0]\n"
-            "plot $map matrix using (($1 + 0.5) * %.9g):($2 + 0.5):3 with image, \\\n"
-            "    $marks0 using 1:2:($3 * %.3g * P) with points pt 7 ps variable "
-            "lc rgb '#000000'\n",
-            view->steps, rows, width, view->group > 1 ? 1.0 : 0.8);
-}
-
 /* ===== Modules from close by ============================================== */
 
-static double close_maximum(const struct view *view)
+static double close_maximum(const struct plot_view *view)
 {
     double most = 0;
 
@@ -470,14 +239,14 @@ static double close_maximum(const struct view *view)
 
         for (int64_t s = 0; s < view->run->samples; s++) {
             for (int64_t r = 0; r < module->rank; r++) {
-                most = fmax(most, value_at(view, s, module->first + r));
+                most = fmax(most, plot_value_at(view, s, module->first + r));
             }
         }
     }
     return most > 0 ? most * 1.05 : 1;
 }
 
-static void write_reallocation_lines(const struct view *view)
+static void write_reallocation_lines(const struct plot_view *view)
 {
     for (int64_t i = 0; i < view->run->plans && view->run->plans <= MARKED_STEPS; i++) {
         fprintf(view->script,
@@ -487,7 +256,7 @@ static void write_reallocation_lines(const struct view *view)
     }
 }
 
-static void draw_close(const struct view *view, int64_t k)
+static void draw_close(const struct plot_view *view, int64_t k)
 {
     static const double left[] = { 0.06, 0.315 };
     double              top = 0.85 - 0.2425 * (double) (k / 2);
@@ -524,7 +293,7 @@ static void draw_close(const struct view *view, int64_t k)
 
 /* gnuplot's own key would be wrapped at other places in each format. Goes with the first
  * plot. */
-static void write_legend(const struct view *view)
+static void write_legend(const struct plot_view *view)
 {
     if (view->total_moves == 0) {
         return;
@@ -537,15 +306,15 @@ static void write_legend(const struct view *view)
         "'" MOVED "'\n"
         "set label 'rank that was reallocated:' at screen 0.217, 0.895 left font ',13'\n"
         "set label 'just before' at screen 0.39, 0.895 left point pt 2 ps (1.1 * P) lw 2 "
-        "lc rgb '" BEFORE "' offset 1, 0 font ',13'\n"
+        "lc rgb '" BEFORE "' offset 1, -0.3 font ',13'\n"
         "set label 'just after' at screen 0.48, 0.895 left point pt 7 ps (0.9 * P) "
-        "lc rgb '" AFTER "' offset 1, 0 font ',13'\n",
+        "lc rgb '" AFTER "' offset 1, -0.3 font ',13'\n",
         view->script);
 }
 
 /* ===== The whole ========================================================== */
 
-static void write_label(const struct view *view, const char *text, double y,
+static void write_label(const struct plot_view *view, const char *text, double y,
                         const char *size)
 {
     fputs("set label ", view->script);
@@ -553,7 +322,7 @@ static void write_label(const struct view *view, const char *text, double y,
     fprintf(view->script, " at screen 0.02, %.3f left font ',%s'\n", y, size);
 }
 
-static void write_heading(const struct view *view)
+static void write_heading(const struct plot_view *view)
 {
     const struct run *run = view->run;
     const json_t     *seed = json_object_get(run->settings, "seed");
@@ -580,7 +349,7 @@ static void write_heading(const struct view *view)
 }
 
 /* What became of most pruned ranks. */
-static const char *explain_moves(const struct view *view)
+static const char *explain_moves(const struct plot_view *view)
 {
     int64_t count[RUN_ACTIONS] = { 0 };
 
@@ -605,7 +374,7 @@ static const char *explain_moves(const struct view *view)
            "share their scores.";
 }
 
-static void write_caption(const struct view *view)
+static void write_caption(const struct plot_view *view)
 {
     const char *line[3] = { "", "", "" };
 
@@ -631,12 +400,11 @@ static void write_caption(const struct view *view)
     write_label(view, line[2], 0.018, "12");
 }
 
-static void write_script(const struct view *view)
+static void write_script(const struct plot_view *view)
 {
     fputs("set encoding utf8\n", view->script);
     write_close_data(view);
-    write_map(view);
-    write_map_marks(view);
+    plot_map_write(view);
     fprintf(view->script,
             "set multiplot\n"
             "set xrange [0:%" PRId64 "]\n"
@@ -659,16 +427,18 @@ static void write_script(const struct view *view)
             fputs("unset label\nunset arrow 901\nunset arrow 902\n", view->script);
         }
     }
-    draw_map(view);
+    plot_map_draw(view);
     fputs("unset multiplot\n", view->script);
 }
 
 int plot_importance(FILE *script, const struct run *run, const char *pattern, char *error,
                     size_t size)
 {
-    struct view view = { .script = script, .run = run, .scores = run_has_scores(run) };
-    int64_t     last = run->samples > 0 ? run->sample[run->samples - 1].step : 0;
-    int         result = -1;
+    struct plot_view view = { .script = script,
+                              .run = run,
+                              .scores = run_has_scores(run) };
+    int64_t          last = run->samples > 0 ? run->sample[run->samples - 1].step : 0;
+    int              result = -1;
 
     view.steps = run->total_steps > last ? run->total_steps : last > 0 ? last : 1;
     view.moves = calloc((size_t) run->modules + 1, sizeof *view.moves);
@@ -678,7 +448,7 @@ int plot_importance(FILE *script, const struct run *run, const char *pattern, ch
     } else {
         count_moves(&view);
         order_modules(&view);
-        choose_group(&view);
+        plot_map_choose(&view);
         choose_modules(&view, pattern);
         if (view.close_count == 0) {
             snprintf(error, size, "%.200s: no module has \"%.100s\" in its name",
