@@ -270,9 +270,9 @@ static int print_results(const struct comparison *all, double *values, int width
         return -1;
     }
     printf(
-        "\n  eval: on the evaluation data, before the first step and after the last, mean "
-        "of\n  the seeds; sd: standard deviation over the seeds; train loss: mean of the "
-        "last\n  tenth of the steps. Losses in nats%s.\n",
+        "\n  eval: on the evaluation data, before the first step and after the last, "
+        "mean\n  of the seeds; sd: standard deviation over the seeds; train loss: mean "
+        "of the\n  last tenth of the steps. Losses in nats%s.\n",
         exact ? "; exact: examples completed exactly" : "");
     return 0;
 }

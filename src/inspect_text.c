@@ -140,6 +140,9 @@ static struct columns columns_of(const struct inspect *inspect, enum grouping gr
             columns.shape = 0;
         }
     }
+    if (grouping == BY_MODULE && columns.whole && columns.importance) {
+        columns.shape = 0; /* no room in 80 columns */
+    }
     return columns;
 }
 
@@ -286,9 +289,11 @@ static int print_all_modules(const struct inspect *inspect, const char *pattern)
                      : print_modules(inspect, BY_LAYER, NULL);
     }
     if (result == 0) {
-        printf("\n  norm: Frobenius norm of what one rank%s adds to the weight%s\n",
-               columns.whole ? ", or all together (whole)," : "",
-               columns.importance ? ";\n  importance: 1 is an equal share" : "");
+        printf("\n  norm: Frobenius norm of what a rank%s adds to a weight\n",
+               columns.whole ? ", or the whole adapter," : "");
+        if (columns.importance) {
+            printf("  importance: 1 is an equal share\n");
+        }
         if (pattern == NULL && inspect->modules > LISTED) {
             printf("  each module: --modules '*'; some: --modules layers.0.\n");
         }
