@@ -148,6 +148,14 @@ static void note(struct comparison *all, json_t *text)
     json_array_append_new(all->notes, text);
 }
 
+/* Such a run counts, and makes its row's mean unknown. */
+static void note_not_finite(struct comparison *all, const struct run *run)
+{
+    if (run->evaluations > 0 && !isfinite(figure_of(run, AFTER))) {
+        note(all, json_sprintf("%s: its loss is not finite", run->directory));
+    }
+}
+
 static void leave_out(struct comparison *all)
 {
     for (int64_t g = 0; g < all->groups.groups; g++) {
@@ -166,12 +174,18 @@ static void leave_out(struct comparison *all)
                                        " of %" JSON_INTEGER_FORMAT " steps), left out",
                                        run->directory, (json_int_t) run->done_steps,
                                        (json_int_t) run->total_steps));
+            } else if (run->evaluations > 0 &&
+                       run->evaluation[run->evaluations - 1].step != run->done_steps) {
+                note(all,
+                     json_sprintf("%s: was not evaluated after its last step, left out",
+                                  run->directory));
             } else if (twin >= 0) {
                 note(all,
                      json_sprintf("%s: has the settings and the seed of %s, left out",
                                   run->directory, all->run[twin].directory));
             } else {
                 all->counts[i] = 1;
+                note_not_finite(all, run);
             }
         }
     }

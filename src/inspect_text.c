@@ -418,17 +418,29 @@ static int print_reallocations(const struct run *run, int moves)
 
 /* ===== The run ============================================================ */
 
+static const char *loss_text(char text[TABLE_NUMBER], double loss)
+{
+    if (!isfinite(loss)) {
+        return "not finite";
+    }
+    snprintf(text, TABLE_NUMBER, "%.4f", loss);
+    return text;
+}
+
 static void print_evaluations(const struct run *run)
 {
     const struct run_evaluation *first = run->evaluation;
-    const struct run_evaluation *last = first + run->evaluations - 1;
+    const struct run_evaluation *last;
+    char                         text[TABLE_NUMBER];
 
     if (run->evaluations == 0) {
         return;
     }
-    printf("  eval loss    %.4f at step %" PRId64, first->loss, first->step);
+    last = first + run->evaluations - 1;
+    printf("  eval loss    %s at step %" PRId64, loss_text(text, first->loss),
+           first->step);
     if (last != first) {
-        printf(" -> %.4f at step %" PRId64, last->loss, last->step);
+        printf(" -> %s at step %" PRId64, loss_text(text, last->loss), last->step);
     }
     printf(" (%" PRId64 " ids)\n", last->tokens);
     if (first->examples > 0 && last->examples > 0) {

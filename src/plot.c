@@ -5,6 +5,7 @@
 #include "program.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,6 +85,21 @@ static int draw_importance(const struct plot *plot, int64_t i, char *error, size
     return result;
 }
 
+static int has_losses(const struct run *run)
+{
+    for (int64_t i = 0; i < run->steps; i++) {
+        if (isfinite(run->step[i].loss)) {
+            return 1;
+        }
+    }
+    for (int64_t i = 0; i < run->evaluations; i++) {
+        if (isfinite(run->evaluation[i].loss)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static int draw_loss(const struct plot *plot, char *error, size_t size)
 {
     struct run_groups groups;
@@ -91,14 +107,14 @@ static int draw_loss(const struct plot *plot, char *error, size_t size)
     int               result = -1, any = 0;
 
     for (int64_t i = 0; i < plot->runs; i++) {
-        any |= plot->run[i].steps > 0 || plot->run[i].evaluations > 0;
+        any |= has_losses(&plot->run[i]);
     }
     if (script == NULL) {
         snprintf(error, size, "no temporary file: %s", strerror(errno));
         return -1;
     }
     if (!any) {
-        complain("nothing was logged yet, so no picture of the loss");
+        complain("no finite loss was logged, so no picture of it");
         result = 0;
     } else if (run_groups_make(&groups, plot->run, plot->runs) != 0) {
         snprintf(error, size, "out of memory");

@@ -73,9 +73,10 @@ static void write_evaluations(FILE *script, const struct run *run)
 static void write_data(FILE *script, const struct run *runs, int64_t count, int64_t width)
 {
     for (int64_t i = 0; i < count; i++) {
-        fprintf(script, "$train%" PRId64 " << EOD\n", i);
+        /* a block of data must not be empty */
+        fprintf(script, "$train%" PRId64 " << EOD\nNaN NaN\n", i);
         write_training(script, &runs[i], width);
-        fprintf(script, "EOD\n$eval%" PRId64 " << EOD\n", i);
+        fprintf(script, "EOD\n$eval%" PRId64 " << EOD\nNaN NaN NaN\n", i);
         write_evaluations(script, &runs[i]);
         fputs("EOD\n", script);
     }
@@ -210,6 +211,7 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
             "set grid lc rgb '#dddddd' lt 1\n"
             "set border 3 lc rgb '#444444'\n"
             "set tics nomirror\n"
+            "set offsets graph 0, 0, 0.04, 0.04\n"
             "set xrange [0:%" PRId64 "]\n"
             "set xlabel 'optimizer step'\n"
             "set bmargin at screen 0.14\n"
@@ -232,6 +234,7 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
               "set lmargin at screen 0.60\n"
               "set rmargin at screen 0.97\n"
               "set ylabel 'completed exactly (% of evaluation examples)'\n"
+              "set offsets\n"
               "set yrange [0:*]\n",
               script);
         write_curves(script, runs, groups, 3, 0, 0);

@@ -37,9 +37,10 @@ void plot_map_choose(struct plot_view *view)
     }
 }
 
+/* An image has two columns and two rows at least. */
 static int64_t map_columns(const struct plot_view *view)
 {
-    return view->steps < MAP_COLUMNS ? view->steps : MAP_COLUMNS;
+    return view->steps < 2 ? 2 : view->steps < MAP_COLUMNS ? view->steps : MAP_COLUMNS;
 }
 
 /* The least of the ranks of a row. */
@@ -71,10 +72,13 @@ static void write_map(const struct plot_view *view)
     const struct run *run = view->run;
     int64_t           columns = map_columns(view);
     int64_t           last = run->sample[run->samples - 1].step;
+    int64_t           repeat = all_rows(view) == 1 ? 2 : 1;
 
     fputs("$map << EOD\n", view->script);
     for (int64_t k = 0; k < run->modules; k++) {
-        for (int64_t row = 0; row < rows_of(view, view->order[k]); row++) {
+        for (int64_t i = 0; i < repeat * rows_of(view, view->order[k]); i++) {
+            int64_t row = i / repeat;
+
             for (int64_t c = 0; c < columns; c++) {
                 int64_t from = view->steps * c / columns;
                 int64_t to = view->steps * (c + 1) / columns;
@@ -214,21 +218,22 @@ void plot_map_draw(const struct plot_view *view)
     write_colours(view);
     fputs("set title ", view->script);
     gnuplot_text(view->script, title);
-    fprintf(view->script,
-            "\nset lmargin at screen 0.61\n"
-            "set rmargin at screen 0.93\n"
-            "set bmargin at screen 0.17\n"
-            "set tmargin at screen 0.85\n"
-            "set border 15 lc rgb '#444444'\n"
-            "unset grid\n"
-            "unset key\n"
-            "set xlabel 'optimizer step' font ',13'\n"
-            "set format x '%%g'\n"
-            "unset ylabel\n"
-            "set xrange [0:%" PRId64 "]\n"
-            "set yrange [%" PRId64 ":0]\n"
-            "plot $map matrix using (($1 + 0.5) * %.9g):($2 + 0.5):3 with image, \\\n"
-            "    $marks0 using 1:2:($3 * %.3g * P) with points pt 7 ps variable "
-            "lc rgb '#000000'\n",
-            view->steps, rows, width, view->group > 1 ? 1.0 : 0.8);
+    fprintf(
+        view->script,
+        "\nset lmargin at screen 0.61\n"
+        "set rmargin at screen 0.93\n"
+        "set bmargin at screen 0.17\n"
+        "set tmargin at screen 0.85\n"
+        "set border 15 lc rgb '#444444'\n"
+        "unset grid\n"
+        "unset key\n"
+        "set xlabel 'optimizer step' font ',13'\n"
+        "set format x '%%g'\n"
+        "unset ylabel\n"
+        "set xrange [0:%" PRId64 "]\n"
+        "set yrange [%" PRId64 ":0]\n"
+        "plot $map matrix using (($1 + 0.5) * %.9g):(($2 + 0.5) * %g):3 with image, \\\n"
+        "    $marks0 using 1:2:($3 * %.3g * P) with points pt 7 ps variable "
+        "lc rgb '#000000'\n",
+        view->steps, rows, width, rows == 1 ? 0.5 : 1.0, view->group > 1 ? 1.0 : 0.8);
 }

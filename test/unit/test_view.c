@@ -393,6 +393,22 @@ START_TEST(compare_leaves_out)
     check_width(80);
     ck_assert_int_eq(CALL(command_compare, below("killed")), 1);
     ck_assert_ptr_nonnull(strstr(told, "no finished run"));
+    /* killed between its last step and the evaluation; a loss that is not finite */
+    write_result("late", "lora", 5, 1.0, 100, "");
+    write_in(
+        "late", "log.jsonl",
+        "{\"step\":0,\"eval\":{\"loss\":3,\"tokens\":9}}\n{\"step\":10,\"loss\":1}\n");
+    ck_assert_int_eq(CALL(command_compare, below("late"), below("l1"), "--json"), 0);
+    ck_assert_ptr_nonnull(strstr(told, "late: was not evaluated after its last step"));
+    write_in("late", "log.jsonl",
+             "{\"step\":10,\"loss\":1}\n"
+             "{\"step\":10,\"eval\":{\"loss\":null,\"tokens\":9}}\n");
+    ck_assert_int_eq(CALL(command_compare, below("late"), below("l1"), "--json"), 0);
+    ck_assert_ptr_nonnull(strstr(told, "late: its loss is not finite"));
+    root = parsed();
+    ck_assert(json_is_null(
+        json_object_get(json_object_get(group(root, 0), "eval_loss"), "mean")));
+    json_decref(root);
     /* another file in another folder, or another value */
     write_result("f", "beamlora", 2, 1.4, 80, ", \"preset\": \"paper\", \"batch\": 2");
     write_result("g", "beamlora", 2, 1.4, 80, ", \"preset\": \"paper\", \"batch\": 4");
