@@ -10,6 +10,7 @@
 #include "table.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -450,8 +451,7 @@ static int print_json(const struct comparison *all, double *values)
 
 /* ===== The command ======================================================== */
 
-static int compare(struct comparison *all, const char **directories, int64_t count,
-                   int json)
+static int compare(struct comparison *all, char **directories, int64_t count, int json)
 {
     char    error[MESSAGE_SIZE];
     double *values = calloc((size_t) count, sizeof *values);
@@ -498,41 +498,42 @@ static int compare(struct comparison *all, const char **directories, int64_t cou
 
 int command_compare(int argc, char **argv)
 {
-    int               json = 0, status, count;
-    const char      **operands = calloc((size_t) argc + 1, sizeof *operands);
+    int               json = 0, status;
     struct comparison all = { 0 };
-    struct flag       flags[] = {
-              { .name = "json",
-                .type = FLAG_SWITCH,
-                .value = &json,
-                .help = "one JSON object" },
+
+    struct flag flags[] = {
+        { .name = "json",
+          .type = FLAG_SWITCH,
+          .value = &json,
+          .help = "all of it as one JSON object" },
+    };
+    struct command_line line = {
+        .usage =
+            "beamlora compare RUN... [--json]\n"
+            "\n"
+            "Puts the results of runs side by side: a row with mean and standard "
+            "deviation\nfor runs that differ by their seed alone, and the difference "
+            "to the first row\nover the seeds that both have. Unfinished runs are "
+            "left out.",
+        .argument = "RUN",
+        .argument_help = "run folder; the first one makes the first row",
+        .argument_type = FLAG_DIRECTORY,
+        .least = 1,
+        .most = INT_MAX,
     };
 
-    if (operands == NULL) {
-        return complain("out of memory");
-    }
-    count = take_operands(&argc, argv, flags, 1, operands);
     status =
-        parse_flags(argc, argv,
-                    "beamlora compare RUN... [--json]\n\n"
-                    "Results of run folders: a row for the runs that differ by their "
-                    "seed alone.\n",
-                    flags, 1);
-    if (status == 0 && count == 0) {
-        complain("compare needs the folders of runs; --help tells more");
-        status = 2;
-    } else if (status == 0) {
-        status = compare(&all, operands, count, json);
-        for (int64_t i = 0; i < all.runs; i++) {
-            run_free(&all.run[i]);
-        }
-        run_groups_free(&all.groups);
-        free(all.run);
-        free(all.counts);
-        json_decref(all.notes);
-    } else {
-        status = status == 1 ? 0 : status;
+        parse_arguments(argc, argv, &line, flags, (int) (sizeof flags / sizeof *flags));
+    if (status != 0) {
+        return status == 1 ? 0 : status;
     }
-    free(operands);
+    status = compare(&all, argv, line.given, json);
+    for (int64_t i = 0; i < all.runs; i++) {
+        run_free(&all.run[i]);
+    }
+    run_groups_free(&all.groups);
+    free(all.run);
+    free(all.counts);
+    json_decref(all.notes);
     return status;
 }

@@ -134,44 +134,46 @@ static int gather(struct inspect *inspect, char *error, size_t size)
 
 int command_inspect(int argc, char **argv)
 {
-    int            json = 0, moves = 0, status, count;
+    int            json = 0, moves = 0, status;
     const char    *pattern = NULL;
-    const char   **operands = calloc((size_t) argc + 1, sizeof *operands);
     char           error[MESSAGE_SIZE];
     struct inspect inspect = { 0 };
-    struct flag    flags[] = {
-           { .name = "modules",
-             .type = FLAG_STRING,
-             .value = &pattern,
-             .help = "list these one by one: a part of the name, or a pattern with *" },
-           { .name = "moves",
-             .type = FLAG_SWITCH,
-             .value = &moves,
-             .help = "every single move of every reallocation" },
-           { .name = "json",
-             .type = FLAG_SWITCH,
-             .value = &json,
-             .help = "all of it as one JSON object" },
-    };
-    int flag_count = (int) (sizeof flags / sizeof *flags);
 
-    if (operands == NULL) {
-        return complain("out of memory");
-    }
-    count = take_operands(&argc, argv, flags, flag_count, operands);
-    inspect.directory = operands[0];
-    free(operands);
-    status = parse_flags(argc, argv,
-                         "beamlora inspect DIR [flags]\n\n"
-                         "What is in a run folder or a PEFT adapter directory.\n",
-                         flags, flag_count);
+    struct flag flags[] = {
+        { .name = "modules",
+          .type = FLAG_STRING,
+          .value = &pattern,
+          .help = "list one by one: a part of the name, or a pattern" },
+        { .name = "moves",
+          .type = FLAG_SWITCH,
+          .value = &moves,
+          .help = "every single move of every reallocation" },
+        { .name = "json",
+          .type = FLAG_SWITCH,
+          .value = &json,
+          .help = "all of it as one JSON object" },
+    };
+    struct command_line line = {
+        .usage = "beamlora inspect DIR [flags]\n"
+                 "\n"
+                 "Shows what is in a run folder or a PEFT adapter directory: modules, "
+                 "norms and\nimportance of their ranks, what was reallocated when. No "
+                 "model is needed.",
+        .details = "Up to 32 modules are listed one by one, more by projection and by "
+                   "layer.\nUnfinished runs are shown as far as they went.",
+        .argument = "DIR",
+        .argument_help = "run folder, or PEFT adapter directory",
+        .argument_type = FLAG_DIRECTORY,
+        .least = 1,
+        .most = 1,
+    };
+
+    status =
+        parse_arguments(argc, argv, &line, flags, (int) (sizeof flags / sizeof *flags));
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
-    if (count != 1) {
-        complain("inspect needs one folder, %d are given; --help tells more", count);
-        return 2;
-    }
+    inspect.directory = argv[0];
     if (gather(&inspect, error, sizeof error) != 0) {
         status = complain("%s", error);
     } else {

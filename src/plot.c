@@ -5,6 +5,7 @@
 #include "program.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,7 +132,7 @@ static int draw_loss(const struct plot *plot, char *error, size_t size)
 }
 
 /* All runs are read before anything is drawn. */
-static int plot_all(struct plot *plot, const char **directories, int64_t count)
+static int plot_all(struct plot *plot, char **directories, int64_t count)
 {
     char error[MESSAGE_SIZE];
 
@@ -162,47 +163,50 @@ static int plot_all(struct plot *plot, const char **directories, int64_t count)
 
 int command_plot(int argc, char **argv)
 {
-    struct plot  plot = { .format = FORMAT_BOTH };
-    const char **operands = calloc((size_t) argc + 1, sizeof *operands);
-    int          status, count;
-    struct flag  flags[] = {
-         { .name = "out",
-           .type = FLAG_STRING,
-           .value = &plot.out,
-           .help = "folder for the pictures (the runs' own)" },
-         { .name = "format",
-           .type = FLAG_CHOICE,
-           .value = &plot.format,
-           .choices = formats,
-           .help = "of the pictures (both)" },
-         { .name = "modules",
-           .type = FLAG_STRING,
-           .value = &plot.modules,
-           .help = "look closely at modules with this in their name (most moves)" },
-    };
-    int flag_count = (int) (sizeof flags / sizeof *flags);
+    struct plot plot = { .format = FORMAT_BOTH };
+    int         status;
 
-    if (operands == NULL) {
-        return complain("out of memory");
+    struct flag flags[] = {
+        { .name = "out",
+          .type = FLAG_DIRECTORY,
+          .value = &plot.out,
+          .help = "where to (default: the runs' own folders)" },
+        { .name = "format",
+          .type = FLAG_CHOICE,
+          .value = &plot.format,
+          .choices = formats,
+          .help = "of the pictures (default both)" },
+        { .name = "modules",
+          .type = FLAG_STRING,
+          .value = &plot.modules,
+          .help = "look closely at those with this in their name" },
+    };
+    struct command_line line = {
+        .usage =
+            "beamlora plot RUN... [flags]\n"
+            "\n"
+            "Draws how the importance of ranks moved and what was reallocated, for each "
+            "run,\nand the losses of all runs together: importance and loss, as .png and "
+            ".svg,\nin the runs' folders. Needs gnuplot (Debian: gnuplot-nox).",
+        .details = "The six modules with most moves are looked at closely. loss goes to "
+                   "the first\nrun's folder. With --out all pictures go there, as "
+                   "importance-NAME and loss.",
+        .argument = "RUN",
+        .argument_help = "run folder, finished or not",
+        .argument_type = FLAG_DIRECTORY,
+        .least = 1,
+        .most = INT_MAX,
+    };
+
+    status =
+        parse_arguments(argc, argv, &line, flags, (int) (sizeof flags / sizeof *flags));
+    if (status != 0) {
+        return status == 1 ? 0 : status;
     }
-    count = take_operands(&argc, argv, flags, flag_count, operands);
-    status = parse_flags(argc, argv,
-                         "beamlora plot RUN... [flags]\n\n"
-                         "Draws importance.png and .svg of each run, and loss.png and "
-                         ".svg of all\nruns together. Needs gnuplot.\n",
-                         flags, flag_count);
-    if (status == 0 && count == 0) {
-        complain("plot needs the folders of runs; --help tells more");
-        status = 2;
-    } else if (status == 0) {
-        status = plot_all(&plot, operands, count);
-        for (int64_t i = 0; i < plot.runs; i++) {
-            run_free(&plot.run[i]);
-        }
-        free(plot.run);
-    } else {
-        status = status == 1 ? 0 : status;
+    status = plot_all(&plot, argv, line.given);
+    for (int64_t i = 0; i < plot.runs; i++) {
+        run_free(&plot.run[i]);
     }
-    free(operands);
+    free(plot.run);
     return status;
 }

@@ -88,9 +88,4 @@ int asks_for_help(const char *argument);
  * which starts as NULL, it becomes *best. */
 void suggest(const char **best, const char *name, size_t length, const char *candidate);
 
-/* Take what is no flag and no flag's value out of argv into operands[at most *argc];
- * returns how many. What is left, *argc arguments, is for parse_flags. */
-int take_operands(int *argc, char **argv, const struct flag *flags, int count,
-                  const char **operands);
-
 #endif
