@@ -127,7 +127,8 @@ EXAMPLE_SRC := $(wildcard examples/[0-9]*.c)
 EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
 FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*.cc test/*.[ch] \
-    test/*/*.[ch] examples/*.[ch] bench/*.[ch])
+    test/*/*.[ch] examples/*.[ch] examples/*/*.[ch] \
+    bench/*.[ch])
 
 LIB_A := $(O)/libbeamlora.a
 LIB_SO := $(O)/libbeamlora.so
@@ -141,6 +142,7 @@ HELPER_A := $(if $(HELPER_SRC),$(O)/obj/test/helpers.a)
 SUITES := $(SUITE_SRC:test/unit/%.c=$(O)/test/%)
 TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%)
 EXAMPLES := $(EXAMPLE_SRC:%.c=$(O)/%)
+WORD_PROBLEMS := $(O)/word_problems
 
 static_objects = $(1:%.c=$(O)/obj/static/%.o)
 shared_objects = $(1:%.c=$(O)/obj/shared/%.o)
@@ -161,9 +163,9 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
 ## examples: the examples
-examples: $(EXAMPLES)
+examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
 # --- rules --------------------------------------------------------------------------
 
@@ -283,6 +285,10 @@ link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFL
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/examples/%.o $(IO_SO) $(LIB_SO)
 	$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/..',-lm -pthread)
 
+# the generator of the shipped model's data: libc only
+$(WORD_PROBLEMS): $(O)/obj/examples/word_problems/word_problems.o
+	$(call link)
+
 -include $(wildcard $(O)/obj/*/*.d $(O)/obj/*/*/*.d $(O)/obj/*/*/*/*.d)
 
 # --- tests --------------------------------------------------------------------------
@@ -302,6 +308,7 @@ run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
+run_data = 'word_problems=$(SH) test/word_problems.sh $(WORD_PROBLEMS)'
 run_folder = $(if $(wildcard test/run_folder.sh),\
     'run_folder=$(SH) test/run_folder.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
@@ -311,7 +318,7 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
 .PHONY: check check-one check-golden check-examples check-program check-docs
 ## check: all tests: suites, golden runs, examples, program, code in the documentation
 check: tests shared
-	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) \
+	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_data) $(run_program) \
 	    $(run_folder) $(run_cli) $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
@@ -324,8 +331,8 @@ check-golden: $(TOOLS)
 	@$(RUN) $(run_golden)
 
 ## check-examples: build and run the examples
-check-examples: $(EXAMPLES) shared
-	@$(RUN_ENV) $(RUN) $(run_examples)
+check-examples: $(EXAMPLES) $(WORD_PROBLEMS) shared
+	@$(RUN_ENV) $(RUN) $(run_examples) $(run_data)
 
 ## check-program: run the program's tests
 check-program: $(TOOLS) $(PROGRAM) $(MAN)

@@ -6,9 +6,11 @@
  *     word_problems train  COUNT SEED   the task: problems that adapters are trained on
  *     word_problems test   COUNT SEED   tests of it, on sums that train leaves out
  *
- * The corpus has one step at a time: "7+5=12 9-4=5 ...", or "Tom has 7 pens. Tom gets 5.
- * 7+5=12. Tom has 12 pens." The task has several steps, a question, and a verb that the
- * corpus has not: "Tom has 7 pens, gets 5, doubles them. How many?" " 7+5=12 12+12=24".
+ * The corpus has one thing at a time: sums ("7+5=12 9-4=5 3+8=11 30-1=29"), stories of one
+ * step ("Tom has 7 pens. Tom gets 5. 7+5=12. Tom has 12 pens.") and lists of steps ("Tom
+ * gets 5, loses 3: +5-3"). The task puts them together, for a question and with a verb
+ * that the corpus has not: "Tom has 7 pens, gets 5, doubles them. How many?" is completed
+ * by " 7+5=12 12+12=24".
  *
  * Tests differ from each other. Integers only: the bytes are the same everywhere, and a
  * longer file begins with a shorter one of the same seed.
@@ -22,9 +24,10 @@ enum {
     LARGEST = 30,     /* no number is above */
     LARGEST_STEP = 9, /* what one step adds or takes */
     FACTS = 4,        /* sums in a line of the corpus */
-    MAX_STEPS = 3,    /* of a problem */
+    STEPS = 2,        /* of a problem */
+    MAX_LIST = 3,     /* steps of a list */
     TEXT = 160,       /* longest prompt or completion, with room to spare */
-    HELD_OUT = 16,    /* one line or problem in so many is for testing */
+    HELD_OUT = 8,     /* one line or problem in so many is for testing */
     MAX_TESTS = 5000,
     MAX_TRIES = 100000 /* for one example */
 };
@@ -182,15 +185,29 @@ static void make_story(sequence *s, example *e)
     append(e->completion, ".");
 }
 
+/* "Tom gets 5, loses 3, buys 8:" " +5-3+8" */
+static void make_list(sequence *s, example *e)
+{
+    int steps = between(s, 2, MAX_LIST);
+    append(e->prompt, PICK(s, names));
+    append(e->completion, " ");
+    for (int i = 0; i < steps; i++) {
+        int operation = draw(s, 2), amount = between(s, 1, LARGEST_STEP);
+        append(e->prompt, i > 0 ? ", " : " ");
+        append(e->prompt, PICK(s, verbs[operation]));
+        append_number(e->prompt, " ", amount);
+        append_number(e->completion, operation == TAKE ? "-" : "+", amount);
+    }
+    append(e->prompt, ":");
+}
+
 /* What the base knows. */
 static void make_known(sequence *s, example *e)
 {
+    static void (*const make[])(sequence *, example *) = { make_facts, make_story,
+                                                           make_list };
     char all[2 * TEXT];
-    if (draw(s, 2) == 0) {
-        make_facts(s, e);
-    } else {
-        make_story(s, e);
-    }
+    make[draw(s, 3)](s, e);
     snprintf(all, sizeof all, "%s%s", e->prompt, e->completion);
     e->hash = hash_text(all);
 }
@@ -201,11 +218,10 @@ static void make_known(sequence *s, example *e)
  */
 static void make_problem(sequence *s, example *e)
 {
-    int         steps = between(s, 2, MAX_STEPS);
     int         value = between(s, 1, LARGEST);
     const char *name = PICK(s, names), *item = PICK(s, items);
     append_count(e->prompt, name, value, item);
-    for (int i = 0; i < steps; i++) {
+    for (int i = 0; i < STEPS; i++) {
         int operation, amount;
         do {
             operation = draw(s, OPERATIONS);
