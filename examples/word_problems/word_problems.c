@@ -6,11 +6,10 @@
  *     word_problems train  COUNT SEED   the task: problems that adapters are trained on
  *     word_problems test   COUNT SEED   tests of it, on sums that train leaves out
  *
- * The corpus has one thing at a time: sums ("7+5=12 9-4=5 3+8=11 30-1=29"), stories of one
- * step ("Tom has 7 pens. Tom gets 5. 7+5=12. Tom has 12 pens.") and lists of steps ("Tom
- * gets 5, loses 3: +5-3"). The task puts them together, for a question and with a verb
- * that the corpus has not: "Tom has 7 pens, gets 5, doubles them. How many?" is completed
- * by " 7+5=12 12+12=24".
+ * The corpus has sums ("7+5=12 9-4=5 3+8=11 30-1=29") and stories of one or two steps
+ * ("Tom has 7 pens. Tom gets 5: 7+5=12. Tom has 12 pens."). The task asks a question, and
+ * has a verb that the corpus has not: "Tom has 7 pens, gets 5, doubles them. How many?" is
+ * completed by " 7+5=12 12+12=24".
  *
  * Tests differ from each other. Integers only: the bytes are the same everywhere, and a
  * longer file begins with a shorter one of the same seed.
@@ -24,8 +23,7 @@ enum {
     LARGEST = 30,     /* no number is above */
     LARGEST_STEP = 9, /* what one step adds or takes */
     FACTS = 4,        /* sums in a line of the corpus */
-    STEPS = 2,        /* of a problem */
-    MAX_LIST = 3,     /* steps of a list */
+    STEPS = 2,        /* of a problem; most of a story */
     TEXT = 160,       /* longest prompt or completion, with room to spare */
     HELD_OUT = 8,     /* one line or problem in so many is for testing */
     MAX_TESTS = 5000,
@@ -161,53 +159,47 @@ static void make_facts(sequence *s, example *e)
     }
 }
 
-/* "Tom has 7 pens. Tom gets 5." " 7+5=12. Tom has 12 pens." */
+/*
+ * "Tom has 7 pens. Tom gets 5. Tom loses 3:" " 7+5=12. 12-3=9. Tom has 9 pens.", of one or
+ * two steps; the colon says that there are no more.
+ */
 static void make_story(sequence *s, example *e)
 {
+    int         steps = between(s, 1, STEPS);
+    int         value = between(s, 0, LARGEST);
     const char *name = PICK(s, names), *item = PICK(s, items);
-    int         operation, value, amount;
-    do {
-        operation = draw(s, 2);
-        value = between(s, 0, LARGEST);
-        amount = draw_amount(s, operation, value);
-    } while (amount == 0);
     append_count(e->prompt, name, value, item);
-    append(e->prompt, ". ");
-    append(e->prompt, name);
-    append(e->prompt, " ");
-    append(e->prompt, PICK(s, verbs[operation]));
-    append_number(e->prompt, " ", amount);
     append(e->prompt, ".");
-    append(e->completion, " ");
-    value = append_sum(e->completion, e->completion, operation, value, amount);
-    append(e->completion, ". ");
-    append_count(e->completion, name, value, item);
-    append(e->completion, ".");
-}
-
-/* "Tom gets 5, loses 3, buys 8:" " +5-3+8" */
-static void make_list(sequence *s, example *e)
-{
-    int steps = between(s, 2, MAX_LIST);
-    append(e->prompt, PICK(s, names));
-    append(e->completion, " ");
     for (int i = 0; i < steps; i++) {
-        int operation = draw(s, 2), amount = between(s, 1, LARGEST_STEP);
-        append(e->prompt, i > 0 ? ", " : " ");
+        int operation, amount;
+        do {
+            operation = draw(s, 2);
+            amount = draw_amount(s, operation, value);
+        } while (amount == 0);
+        append(e->prompt, " ");
+        append(e->prompt, name);
+        append(e->prompt, " ");
         append(e->prompt, PICK(s, verbs[operation]));
         append_number(e->prompt, " ", amount);
-        append_number(e->completion, operation == TAKE ? "-" : "+", amount);
+        append(e->prompt, i + 1 < steps ? "." : ":");
+        append(e->completion, " ");
+        value = append_sum(e->completion, e->completion, operation, value, amount);
+        append(e->completion, ".");
     }
-    append(e->prompt, ":");
+    append(e->completion, " ");
+    append_count(e->completion, name, value, item);
+    append(e->completion, ".");
 }
 
 /* What the base knows. */
 static void make_known(sequence *s, example *e)
 {
-    static void (*const make[])(sequence *, example *) = { make_facts, make_story,
-                                                           make_list };
     char all[2 * TEXT];
-    make[draw(s, 3)](s, e);
+    if (draw(s, 3) == 0) {
+        make_facts(s, e);
+    } else {
+        make_story(s, e);
+    }
     snprintf(all, sizeof all, "%s%s", e->prompt, e->completion);
     e->hash = hash_text(all);
 }
