@@ -79,20 +79,16 @@ static json_t *member(const json_t *object, const char *key)
 
 /* The functions below leave *out alone when the key is absent; null they refuse. */
 
-static int read_integer(const struct reader *reader, const char *key, int64_t low,
-                        int64_t high, int64_t *out)
+static int read_size(const struct reader *reader, const char *key, int64_t *out)
 {
     const json_t *value = json_object_get(reader->root, key);
-    char          text[80];
 
     if (value == NULL) {
         return 0;
     }
-    snprintf(text, sizeof text, "must be an integer from %" PRId64 " to %" PRId64, low,
-             high);
-    if (!json_is_integer(value) || json_integer_value(value) < low ||
-        json_integer_value(value) > high) {
-        return refuse(reader, key, value, text);
+    if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+        json_integer_value(value) > INT_MAX) {
+        return refuse(reader, key, value, "must be an integer from 1 to 2147483647");
     }
     *out = json_integer_value(value);
     return 0;
@@ -136,7 +132,6 @@ static int is_text(const json_t *value, const char *text)
 
 static int check_kind(const struct reader *reader)
 {
-    const char   *wanted = "must be [\"LlamaForCausalLM\"]";
     const json_t *type = member(reader->root, "model_type");
     const json_t *list = member(reader->root, "architectures");
 
@@ -152,7 +147,7 @@ static int check_kind(const struct reader *reader)
     }
     if (list != NULL && (!json_is_array(list) || json_array_size(list) != 1 ||
                          !is_text(json_array_get(list, 0), "LlamaForCausalLM"))) {
-        return refuse(reader, "architectures", list, wanted);
+        return refuse(reader, "architectures", list, "must be [\"LlamaForCausalLM\"]");
     }
     return 0;
 }
@@ -283,18 +278,17 @@ static int read_rope(const struct reader *reader, struct llama_config *c)
 
 static int read_sizes(const struct reader *reader, struct llama_config *c)
 {
-    if (read_integer(reader, "hidden_size", 1, INT_MAX, &c->dim) != 0 ||
-        read_integer(reader, "intermediate_size", 1, INT_MAX, &c->hidden) != 0 ||
-        read_integer(reader, "num_hidden_layers", 1, INT_MAX, &c->layers) != 0 ||
-        read_integer(reader, "num_attention_heads", 1, INT_MAX, &c->heads) != 0 ||
-        read_integer(reader, "vocab_size", 1, INT_MAX, &c->vocab) != 0 ||
-        read_integer(reader, "max_position_embeddings", 1, INT_MAX, &c->max_context) !=
-            0) {
+    if (read_size(reader, "hidden_size", &c->dim) != 0 ||
+        read_size(reader, "intermediate_size", &c->hidden) != 0 ||
+        read_size(reader, "num_hidden_layers", &c->layers) != 0 ||
+        read_size(reader, "num_attention_heads", &c->heads) != 0 ||
+        read_size(reader, "vocab_size", &c->vocab) != 0 ||
+        read_size(reader, "max_position_embeddings", &c->max_context) != 0) {
         return -1;
     }
     c->kv_heads = c->heads;
     if (member(reader->root, "num_key_value_heads") != NULL &&
-        read_integer(reader, "num_key_value_heads", 1, INT_MAX, &c->kv_heads) != 0) {
+        read_size(reader, "num_key_value_heads", &c->kv_heads) != 0) {
         return -1;
     }
     if (c->heads % c->kv_heads != 0) {
@@ -305,7 +299,7 @@ static int read_sizes(const struct reader *reader, struct llama_config *c)
         return -1;
     }
     if (member(reader->root, "head_dim") != NULL) {
-        if (read_integer(reader, "head_dim", 1, INT_MAX, &c->head_dim) != 0) {
+        if (read_size(reader, "head_dim", &c->head_dim) != 0) {
             return -1;
         }
     } else if (c->dim % c->heads != 0) {
