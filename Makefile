@@ -362,6 +362,11 @@ check-tsan:
 check-clang:
 	$(again) check CC=clang BUILD=$(BUILD)/clang
 
+.PHONY: check-sentencepiece
+## check-sentencepiece: the tokenizers in a build with SentencePiece
+check-sentencepiece:
+	$(again) check-one T=tokenizer SENTENCEPIECE=1 BUILD=$(BUILD)/sentencepiece
+
 .PHONY: check-suites
 ## check-suites: the suites alone
 check-suites: $(SUITES)
@@ -409,7 +414,7 @@ check-install: all
 ## check-scripts: the scripts with shellcheck, if there is one
 check-scripts:
 	@if command -v shellcheck >/dev/null; then \
-	    shellcheck $(wildcard test/scripts/*.sh man/*.sh) .ci/run && \
+	    shellcheck $(wildcard test/scripts/*.sh man/*.sh examples/*/*.sh) setup.sh .ci/run && \
 	    shellcheck -S warning $(wildcard test/*.sh) && echo "scripts: ok"; \
 	else echo "scripts: no shellcheck, skipped"; fi
 

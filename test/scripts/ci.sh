@@ -3,18 +3,20 @@
 # one fails. The output of a stage is in $BUILD/ci/ and shown if it fails. The last line is
 # that of `make check`, with every other stage that failed counted as one failure more.
 set -u
-make="${MAKE:-make} --no-print-directory -j$(getconf _NPROCESSORS_ONLN) WERROR=1"
+make="${MAKE:-make} --no-print-directory -j$(getconf _NPROCESSORS_ONLN)"
+WERROR=1
+export WERROR
 logs=${BUILD:-build}/ci
 mkdir -p "$logs"
 failed=
 
+# stage NAME COMMAND...
 stage()
 {
     name=$1
     shift
     start=$(date +%s)
-    # shellcheck disable=SC2086
-    if $make "$@" > "$logs/$name.log" 2>&1; then
+    if "$@" > "$logs/$name.log" 2>&1; then
         result=ok
     else
         result=FAIL
@@ -32,19 +34,16 @@ skips()
     grep -h skipped "$logs"/*.log | sed 's/^/note: /'
 }
 
-stage all all
-stage check check
-stage header check-header
-stage exports check-exports
-stage abi check-abi
-stage install check-install
-stage format check-format
-stage scripts check-scripts
-stage asan-ubsan check-asan-ubsan
-stage tsan check-tsan
-stage clang check-clang
-stage blas check-blas
-stage valgrind check-valgrind
+# shellcheck disable=SC2086 # a command and its arguments
+{
+    stage all $make all
+    # the README's own command
+    stage check sh setup.sh check
+    for name in header exports abi install format scripts asan-ubsan tsan clang blas \
+        sentencepiece valgrind; do
+        stage $name $make check-$name
+    done
+}
 skips
 
 summary=$(grep '^[0-9][0-9]* passed, [0-9][0-9]* failed$' "$logs/check.log" | tail -n 1)
