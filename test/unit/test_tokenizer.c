@@ -552,13 +552,14 @@ static void train_model(const char *flags)
     put("tokenizer.vocab", NULL, 0);
 }
 
+#define SPACES "--add_dummy_prefix=false --remove_extra_whitespaces=false"
+
 START_TEST(sentencepiece_s_own_ids)
 {
     static const char *const flags[] = {
         "--vocab_size=340 --model_type=bpe --byte_fallback",
         "--vocab_size=120 --model_type=unigram --hard_vocab_limit=false",
-        "--vocab_size=340 --model_type=bpe --byte_fallback --add_dummy_prefix=false "
-        "--remove_extra_whitespaces=false",
+        SPACES " --vocab_size=340 --model_type=bpe --byte_fallback",
     };
     static const char *const sentences[] = {
         "the quick fox leaps",
