@@ -31,8 +31,9 @@ START_TEST(windows_are_uniform)
             for (int64_t i = 0; i < 8; i++) {
                 int64_t at = data_window(&data, 7, seed, step, i);
 
-                ck_assert_int_ge(at, 0);
-                ck_assert_int_le(at, 49);
+                if (at < 0 || at > 49) { /* an assertion is slow */
+                    ck_abort_msg("window at %d", (int) at);
+                }
                 seen[at]++;
             }
         }
@@ -61,9 +62,9 @@ START_TEST(an_epoch_has_every_example_once)
             for (int64_t i = 0; i < n; i++) {
                 int64_t e = data_example(&data, 3, epoch, i);
 
-                ck_assert_int_ge(e, 0);
-                ck_assert_int_lt(e, n);
-                ck_assert_msg(!seen[e], "%d examples: %d twice", (int) n, (int) e);
+                if (e < 0 || e >= n || seen[e]) {
+                    ck_abort_msg("%d examples: %d", (int) n, (int) e);
+                }
                 seen[e] = 1;
             }
         }
