@@ -404,7 +404,7 @@ static int print_reallocations(const struct run *run, int moves)
             moved += run_move_counts(&run->plan[i].move[k]);
         }
     }
-    printf("\nReallocations: %" PRId64 ", %" PRId64 " ranks moved\n\n", run->plans,
+    printf("\nReallocations: %" PRId64 ", ranks moved: %" PRId64 "\n\n", run->plans,
            moved);
     if (print_plans(run, moves) != 0) {
         return -1;

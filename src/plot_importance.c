@@ -337,7 +337,7 @@ static void write_heading(const struct plot_view *view)
     }
     if (run->plans > 0) {
         snprintf(moved, sizeof moved,
-                 ", %" PRId64 " reallocations that moved %" PRId64 " ranks", run->plans,
+                 ", reallocations: %" PRId64 ", ranks moved: %" PRId64, run->plans,
                  view->total_moves);
     }
     snprintf(text, sizeof text,

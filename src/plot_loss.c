@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define POINTS 60
+#define LINED 4 /* evaluations; a line through fewer says what was not measured */
 
 /* Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow,
  * which is none on white. Shapes of points differ too. */
@@ -153,9 +154,11 @@ static void write_curves(FILE *script, const struct run *runs,
             }
             if (run->evaluations > 0 && (column == 2 || has_examples(run))) {
                 fprintf(script,
-                        "%s$eval%" PRId64 " using 1:%d with linespoints lw 2 dt %" PRId64
+                        "%s$eval%" PRId64 " using 1:%d with %s lw 2 dt %" PRId64
                         " pt %d ps (1.3 * P) lc rgb '%s' notitle",
-                        comma, i, column, dash, shapes[g % COLOURS], colour);
+                        comma, i, column,
+                        run->evaluations < LINED ? "points" : "linespoints", dash,
+                        shapes[g % COLOURS], colour);
                 comma = ", \\\n    ";
             }
         }
@@ -185,8 +188,7 @@ static void write_caption(FILE *script, const struct run *runs, int64_t count,
         snprintf(mean, sizeof mean, ", means of %" PRId64 " steps", width);
     }
     snprintf(text, sizeof text, "%s%s%s%s", training ? "Thin lines: training loss" : "",
-             training ? mean : "",
-             evaluations ? ". Lines with marks: on the evaluation data" : "",
+             training ? mean : "", evaluations ? ". Marks: on the evaluation data" : "",
              ". Runs of one colour differ by their seed alone.");
     fputs("set label 1 ", script);
     gnuplot_text(script, text);

@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const no_matter[] = { "seed",           "out",
-                                         "json",           "resume",
-                                         "dump-gradients", "eval-every",
-                                         "ranks-every",    "checkpoint-every",
-                                         "threads",        NULL };
+static const char *const no_matter[] = {
+    "seed",           "out",        "json",        "resume",
+    "dump-gradients", "eval-every", "ranks-every", "checkpoint-every",
+    "save-dtype",     "overwrite",  "threads",     NULL
+};
 
 static const char *const of_beamlora[] = { "preset",
                                            "no-reallocation",

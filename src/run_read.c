@@ -324,7 +324,10 @@ static int take_sample(struct run *run, const json_t *line, const struct place *
     if (run->samples > 0 && sample.step < run->sample[run->samples - 1].step) {
         return fail_key(place, "step", "is below that of the line before");
     }
-    sample.after = json_is_true(json_object_get(line, "after"));
+    /* the line that is due every so many steps may follow, without the mark */
+    sample.after = json_is_true(json_object_get(line, "after")) ||
+                   (run->samples > 0 && run->sample[run->samples - 1].after &&
+                    run->sample[run->samples - 1].step == sample.step);
     grown = grow(run->sample, run->samples, sizeof *run->sample);
     if (grown == NULL) {
         return fail(place, "out of memory");

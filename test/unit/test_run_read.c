@@ -62,8 +62,9 @@ START_TEST(everything)
     ck_assert_str_eq(run.module[1].name, "model.layers.0.b_proj");
     ck_assert(run.module[0].in == 4 && run.module[0].out == 6 &&
               run.module[1].first == 2);
-    ck_assert_int_eq(run.samples, 4);
-    ck_assert(run.sample[2].after && !run.sample[1].after && run.sample[3].step == 3);
+    ck_assert_int_eq(run.samples, 5);
+    ck_assert(!run.sample[1].after && run.sample[2].after && run.sample[3].after &&
+              !run.sample[4].after && run.sample[4].step == 3);
     ck_assert(run.sample[0].importance[1] == 1.5 && isnan(run.sample[0].importance[3]) &&
               run.sample[0].importance[4] == 2 && run.sample[0].norm[4] == 3);
     ck_assert_int_eq(run.plans, 1);
