@@ -29,7 +29,7 @@ static void write_all(void)
     write_in("r", "log.jsonl", LOG);
     write_in("r", "ranks.jsonl",
              MODULES SAMPLE(0, "") SAMPLE(2, "") SAMPLE(2, ",\"after\":true")
-                 SAMPLE(3, ""));
+                 SAMPLE(2, "") SAMPLE(3, ""));
     write_in("r", "plans.jsonl", PLAN);
 }
 
