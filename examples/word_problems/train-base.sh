@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 OPENBLAS_NUM_THREADS=1
 export OPENBLAS_NUM_THREADS
 
-make -s build/beamlora build/word_problems
+make -s all build/word_problems
 build/word_problems corpus 100000 1 > build/base.jsonl
 build/word_problems known 500 1 > build/known.jsonl
 build/word_problems test 500 1 > build/test.jsonl
@@ -16,7 +16,7 @@ rm -rf build/base-init build/base
 build/beamlora init --config examples/word_problems/base.json --seed 1 \
     --out build/base-init
 build/beamlora train --model build/base-init --method full --data build/base.jsonl \
-    --eval-data build/known.jsonl --eval-every 500 --steps 2500 --batch 32 \
+    --eval-data build/known.jsonl --eval-every 500 --steps 3000 --batch 16 \
     --lr 3e-3 --warmup 0.03 --lr-schedule cosine --beta2 0.99 --clip 1 --seed 1 \
     --out build/base
 
