@@ -289,7 +289,8 @@ static int follow_up(struct train *train)
     int64_t step = train->totals.step;
     int     last = step == train->steps;
 
-    if ((last || step % train->ranks_every == 0) && train_log_ranks(train, 0) != 0) {
+    if ((last || step % train->ranks_every == 0) && train->ranks_step != step &&
+        train_log_ranks(train, 0) != 0) {
         return -1;
     }
     if ((last || (train->eval_every > 0 && step % train->eval_every == 0)) &&

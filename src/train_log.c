@@ -117,6 +117,7 @@ int train_log_ranks(struct train *train, int after)
     if (line != NULL && after) {
         json_object_set_new(line, "after", json_true());
     }
+    train->ranks_step = train->totals.step;
     return append(train, FOLDER_RANKS, line);
 }
 
