@@ -450,7 +450,10 @@ int llama_config_write(const struct llama_config *config, int32_t dtype,
     if (path == NULL || text == NULL) {
         snprintf(error, size, "%s: out of memory", directory);
     } else {
-        result = file_replace(path, text, strlen(text), error, size);
+        size_t length = strlen(text);
+
+        text[length] = '\n'; /* in the place of the NUL */
+        result = file_replace(path, text, length + 1, error, size);
     }
     json_decref(root);
     free(text);
