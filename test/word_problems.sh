@@ -162,10 +162,10 @@ for want in corpus:2347270835 known:1257955901 \
     kind=${want%%:*}
     equal "checksum of $kind" "$(head -n 900 "$work/$kind" | cksum | cut -d ' ' -f 1)" \
         "${want#*:}"
-    "$generator" $kind 900 1 > "$work/short"
+    "$generator" "$kind" 900 1 > "$work/short"
     equal "checksum of 900 lines of $kind" "$(cksum < "$work/short" | cut -d ' ' -f 1)" \
         "${want#*:}"
-    "$generator" $kind 900 2 > "$work/other"
+    "$generator" "$kind" 900 2 > "$work/other"
     is "$kind: another seed, the same data" sh -c '! cmp -s "$1" "$2"' - "$work/short" \
         "$work/other"
 done
