@@ -167,6 +167,10 @@ tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
+## demo: fine-tune the shipped model by LoRA and BeamLoRA: a table and pictures
+demo: $(PROGRAM) $(WORD_PROBLEMS)
+	@$(SH) examples/word_problems/demo.sh
+
 # --- rules --------------------------------------------------------------------------
 
 # other projects' headers are not ours to warn about

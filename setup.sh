@@ -82,8 +82,7 @@ install_missing
 echo "setup: building"
 case $job in
 demo)
-    make -s -j"$jobs" program
-    exec sh examples/word_problems/demo.sh
+    exec make -s -j"$jobs" demo
     ;;
 check)
     make -s -j"$jobs" all tests
