@@ -25,7 +25,7 @@ static const struct command {
     const char *summary;
 } commands[] = {
     { "init", command_init, "make a model with random weights" },
-    { "train", command_train, "train low-rank adapters on text" },
+    { "train", command_train, "train adapters, or a whole model, on text" },
     { "eval", command_eval, "loss of a model, with or without an adapter, on text" },
     { "generate", command_generate, "continue a text" },
     { "inspect", command_inspect, "show what is in a run folder or an adapter" },
