@@ -1,7 +1,7 @@
 #!/bin/sh
 # usage: train-base.sh
 # Trains examples/word_problems/base anew, as build/base, and tests it on what it should
-# know and on the task that it should not. Takes minutes on one core.
+# know and on the task that it should not. Takes two to three minutes on one core.
 set -eu
 cd "$(dirname "$0")/../.."
 OPENBLAS_NUM_THREADS=1
