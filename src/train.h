@@ -51,7 +51,7 @@ struct train {
     struct totals   totals;
     struct progress progress;
     int64_t         ranks_step; /* of the last line of ranks.jsonl */
-    double          saved; /* seconds: when the last checkpoint was done */
+    double          saved;      /* seconds: when the last checkpoint was done */
     double          save_cost;
 
     char error[MESSAGE_SIZE];
