@@ -17,7 +17,7 @@ OPENBLAS_NUM_THREADS=1 # matrices are small: a run for each core is faster
 export OPENBLAS_NUM_THREADS
 
 settings="--data $out/train.jsonl --eval-data $out/test.jsonl --context 127 --batch 16
-    --steps 200 --eval-every 25 --lr 5e-3 --rank 8"
+    --steps 240 --eval-every 30 --lr 5e-3 --rank 8"
 gentle="--score-lr-ratio 0.03 --importance contribution --expand fresh"
 
 # One run, its progress with its name in front: demo.sh one NAME SEED FLAGS...
