@@ -16,11 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum figure { BEFORE, AFTER, EXACT_BEFORE, EXACT_AFTER, TRAIN, FIGURES };
+enum figure { BEFORE, AFTER, EXACT_BEFORE, EXACT_AFTER, TRAIN, MOVED, FIGURES };
 
 static const char *const figure_names[FIGURES] = { "eval_loss_before", "eval_loss",
-                                                   "exact_before", "exact",
-                                                   "train_loss" };
+                                                   "exact_before",     "exact",
+                                                   "train_loss",       "ranks_moved" };
 
 struct statistic {
     double  mean, sd; /* NaN: not known; sd with n - 1 */
@@ -45,6 +45,18 @@ static double exact_share(const struct run_evaluation *evaluation)
                : (double) NAN;
 }
 
+static double ranks_moved(const struct run *run)
+{
+    double moved = 0;
+
+    for (int64_t i = 0; i < run->plans; i++) {
+        for (int64_t k = 0; k < run->plan[i].moves; k++) {
+            moved += run_move_counts(&run->plan[i].move[k]);
+        }
+    }
+    return moved;
+}
+
 static double figure_of(const struct run *run, enum figure figure)
 {
     const struct run_evaluation *first = run->evaluation;
@@ -55,6 +67,9 @@ static double figure_of(const struct run *run, enum figure figure)
 
     if (figure == TRAIN) {
         return run_train_loss(run, 1);
+    }
+    if (figure == MOVED) {
+        return ranks_moved(run);
     }
     if (from == NULL || from->step != (from == last ? run->done_steps : 0)) {
         return (double) NAN;
@@ -238,6 +253,16 @@ static int has_examples(const struct comparison *all)
     return 0;
 }
 
+static int has_evaluations(const struct comparison *all)
+{
+    for (int64_t i = 0; i < all->runs; i++) {
+        if (all->counts[i] && isfinite(figure_of(&all->run[i], AFTER))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void add_all(struct table *table, const char *const *cells, int count)
 {
     for (int c = 0; c < count; c++) {
@@ -247,18 +272,19 @@ static void add_all(struct table *table, const char *const *cells, int count)
 
 static int print_results(const struct comparison *all, double *values, int width)
 {
-    static const char *const head[2][9] = {
-        { "", "", "", "eval", "loss", "", "exact", "%", "train" },
-        { "settings", "seeds", "before", "after", "sd", "before", "after", "sd", "loss" },
+    static const char *const head[2][10] = {
+        { "", "", "eval", "loss", "", "exact", "%", "", "ranks", "train" },
+        { "settings", "seeds", "before", "after", "sd", "before", "after", "sd", "moved",
+          "loss" },
     };
-    int          exact = has_examples(all);
+    int          exact = has_examples(all), evaluated = has_evaluations(all);
     struct table table;
 
     table_start(&table, exact ? 9 : 6);
     for (int row = 0; row < 2; row++) {
         add_all(&table, head[row], 5);
         add_all(&table, head[row] + 5, exact ? 3 : 0);
-        add_all(&table, head[row] + 8, 1);
+        add_all(&table, head[row] + (evaluated ? 8 : 9), 1);
     }
     for (int64_t g = 0; g < all->groups.groups; g++) {
         const struct run_group *group = &all->groups.group[g];
@@ -279,16 +305,20 @@ static int print_results(const struct comparison *all, double *values, int width
             table_add(&table, "%s", fixed(text, figure[EXACT_BEFORE].mean, 1, 0));
             add_statistic(&table, figure[EXACT_AFTER], 1, 0);
         }
-        table_add(&table, "%s", fixed(text, figure[TRAIN].mean, 4, 0));
+        table_add(&table, "%s",
+                  evaluated ? fixed(text, figure[MOVED].mean, 1, 0)
+                            : fixed(text, figure[TRAIN].mean, 4, 0));
     }
     if (table_print(&table, width) != 0) {
         return -1;
     }
     printf(
         "\n  eval: on the evaluation data, before the first step and after the last, "
-        "mean\n  of the seeds; sd: standard deviation over the seeds; train loss: mean "
-        "of the\n  last tenth of the steps. Losses in nats%s.\n",
-        exact ? "; exact: examples completed exactly" : "");
+        "mean\n  of the seeds; sd: standard deviation over the seeds. Losses in nats%s.\n",
+        exact ? ";\n  exact: examples completed exactly" : "");
+    printf(evaluated
+               ? "  ranks moved: by all reallocations of a run, mean of the seeds.\n"
+               : "  train loss: mean of the last tenth of the steps.\n");
     return 0;
 }
 

@@ -1,8 +1,8 @@
 /*
  * What counts are the settings that change the training. A flag that has no effect with
  * a run's method is left out, so that two LoRA runs are equal whatever their preset. A
- * label names what was given as a flag somewhere; what only follows from those (a preset
- * sets a dozen things) comes in when labels would be equal otherwise.
+ * label names what was given as a flag in the run; where labels would be equal, also what
+ * was given in another, and then all that differs (a preset sets a dozen things).
  */
 #include "run_group.h"
 
@@ -158,8 +158,10 @@ static void add_to_label(char *label, const char *key, const json_t *value)
     }
 }
 
+enum detail { GIVEN_HERE, GIVEN_SOMEWHERE, ALL, DETAILS };
+
 static void make_label(struct run_group *group, const struct run *run,
-                       const struct run_groups *groups, int64_t index, int all)
+                       const struct run_groups *groups, int64_t index, enum detail detail)
 {
     const json_t *given;
     const char   *key;
@@ -168,7 +170,10 @@ static void make_label(struct run_group *group, const struct run *run,
     json_object_foreach(groups->differing, key, given)
     {
         /* shown as it was given, not as an absolute path */
-        if ((all || json_is_true(given)) && strcmp(key, "method") != 0 &&
+        int shown = detail == GIVEN_HERE ? was_given(run, key)
+                                         : detail == ALL || json_is_true(given);
+
+        if (shown && strcmp(key, "method") != 0 &&
             json_object_get(groups->settings[index], key) != NULL) {
             add_to_label(group->label, key, json_object_get(run->settings, key));
         }
@@ -226,11 +231,12 @@ int run_groups_make(struct run_groups *out, const struct run *runs, int64_t coun
     if (find_differing(out, runs) != 0) {
         goto fail;
     }
-    for (int all = 0; all == 0 || (all == 1 && !labels_differ(out)); all++) {
+    for (int detail = GIVEN_HERE;
+         detail == GIVEN_HERE || (detail < DETAILS && !labels_differ(out)); detail++) {
         for (int64_t g = 0; g < out->groups; g++) {
             int64_t first = out->group[g].member[0];
 
-            make_label(&out->group[g], &runs[first], out, first, all);
+            make_label(&out->group[g], &runs[first], out, first, (enum detail) detail);
         }
     }
     return 0;
