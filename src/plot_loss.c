@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define POINTS 60
+#define SPAN 20 /* largest loss over the least, from which on the axis is logarithmic */
 #define LINED 4 /* evaluations; a line through fewer says what was not measured */
 
 /* Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow,
@@ -91,6 +92,24 @@ static int has_examples(const struct run *run)
         }
     }
     return 0;
+}
+
+/* Do the losses span so much that a linear axis would show the first steps alone? */
+static int wants_logarithm(const struct run *runs, int64_t count)
+{
+    double least = INFINITY, most = 0;
+
+    for (int64_t i = 0; i < count; i++) {
+        for (int64_t k = 0; k < runs[i].steps; k++) {
+            least = fmin(least, runs[i].step[k].loss); /* not of NaN */
+            most = fmax(most, runs[i].step[k].loss);
+        }
+        for (int64_t k = 0; k < runs[i].evaluations; k++) {
+            least = fmin(least, runs[i].evaluation[k].loss);
+            most = fmax(most, runs[i].evaluation[k].loss);
+        }
+    }
+    return least > 0 && most > SPAN * least;
 }
 
 static int64_t count_unfinished(const struct run *runs, const struct run_group *group)
@@ -199,7 +218,7 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
               const struct run_groups *groups, char *error, size_t size)
 {
     int64_t steps = most_steps(runs, count), width = (steps + POINTS - 1) / POINTS;
-    int     examples = 0;
+    int     examples = 0, logarithm = wants_logarithm(runs, count);
     double  rows = (double) ((groups->groups + 1) / 2);
     double  top = 0.90 - 0.032 * rows;
 
@@ -213,7 +232,6 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
             "set grid lc rgb '#dddddd' lt 1\n"
             "set border 3 lc rgb '#444444'\n"
             "set tics nomirror\n"
-            "set offsets graph 0, 0, 0.04, 0.04\n"
             "set xrange [0:%" PRId64 "]\n"
             "set xlabel 'optimizer step'\n"
             "set bmargin at screen 0.14\n"
@@ -225,10 +243,12 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
     write_caption(script, runs, count, width);
     fprintf(script,
             "set key at screen 0.06, 0.93 left top Left reverse horizontal maxcols 2\n"
-            "set lmargin at screen 0.07\n"
+            "set lmargin at screen 0.085\n"
             "set rmargin at screen %s\n"
-            "set ylabel 'loss (nats per predicted id)'\n",
-            examples ? "0.52" : "0.97");
+            "set ylabel 'loss (nats per predicted id%s)'\n"
+            "%s\n",
+            examples ? "0.52" : "0.97", logarithm ? ", logarithmic" : "",
+            logarithm ? "set logscale y" : "set yrange [0<*:*]");
     write_curves(script, runs, groups, 2, 1, 1);
     if (examples) {
         fputs("unset label\n"
@@ -236,7 +256,7 @@ int plot_loss(FILE *script, const struct run *runs, int64_t count,
               "set lmargin at screen 0.60\n"
               "set rmargin at screen 0.97\n"
               "set ylabel 'completed exactly (% of evaluation examples)'\n"
-              "set offsets\n"
+              "unset logscale\n"
               "set yrange [0:*]\n",
               script);
         write_curves(script, runs, groups, 3, 0, 0);
