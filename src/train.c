@@ -272,6 +272,9 @@ static int begin(struct train *train)
         complain("resuming after step %" PRId64, train->totals.step);
         return 0;
     }
+    if (train->resume != NULL) {
+        complain("no checkpoint yet: starting from the beginning");
+    }
     if (train->folder.path != NULL &&
         (folder_begin(&train->folder, train->error, sizeof train->error) != 0 ||
          write_run(train) != 0)) {
