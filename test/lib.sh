@@ -101,10 +101,13 @@ escapes=$(od -An -v -t o1 "$work/train.txt" |
 # shellcheck disable=SC2059
 printf "$escapes" > "$work/train.u16"
 
-files_eval="--model $model --tokenizer bytes --data $work/eval.txt"
-files="--model $model --tokenizer bytes --data $work/train.txt"
-quick="$files --batch 4 --context 32 --steps 48 --lr 1e-2 --json"
-evaluation="--eval-data $work/eval.txt"
+# shellcheck disable=SC2034 # for those that source this
+{
+    files_eval="--model $model --tokenizer bytes --data $work/eval.txt"
+    files="--model $model --tokenizer bytes --data $work/train.txt"
+    quick="$files --batch 4 --context 32 --steps 48 --lr 1e-2 --json"
+    evaluation="--eval-data $work/eval.txt"
+}
 
 # summary NAME: the last line, and the script's exit status
 summary() {
