@@ -3,21 +3,8 @@
 #include "program.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-int complain(const char *format, ...)
-{
-    va_list arguments;
-
-    fputs("beamlora: ", stderr);
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
-    return 1;
-}
 
 static const struct command {
     const char *name;
