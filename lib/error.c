@@ -15,6 +15,11 @@ int bl__fail(int code, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(last_error, sizeof last_error, format, arguments);
     va_end(arguments);
+    for (char *c = last_error; *c != '\0'; c++) { /* it may quote a hostile file */
+        if ((unsigned char) *c < 0x20 || *c == 0x7f) {
+            *c = '?';
+        }
+    }
     return code;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "beamlora_io.h"
+#include "line.h"
 
 #define FORMAT "beamlora-checkpoint"
 #define VERSION "1"
@@ -226,6 +227,8 @@ int checkpoint_load(struct checkpoint *checkpoint, const char *path, char *error
     bl_safetensors_close(file);
     if (result == 0) {
         *checkpoint = copy;
+    } else {
+        line_clean(error);
     }
     return result;
 }

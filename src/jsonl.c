@@ -12,6 +12,8 @@
 
 #include <jansson.h>
 
+#include "line.h"
+
 #define KEYS_SHOWN 80 /* bytes of a line's own keys in a message */
 
 struct reader {
@@ -36,11 +38,7 @@ struct pair {
 static int fail(const struct reader *r, const char *what)
 {
     snprintf(r->error, r->size, "%s:%" PRId64 ": %s", r->path, r->line, what);
-    for (char *c = r->error; *c != '\0'; c++) {
-        if ((unsigned char) *c < ' ' || *c == 0x7f) {
-            *c = '?';
-        }
-    }
+    line_clean(r->error);
     return -1;
 }
 

@@ -6,6 +6,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "file.h"
+#include "line.h"
 #include "llama_file.h"
 
 #include <errno.h>
@@ -36,6 +37,7 @@ json_t *llama_read_json(const char *path, char *error, size_t size)
     root = json_load_file(path, JSON_REJECT_DUPLICATES, &where);
     if (root == NULL) {
         snprintf(error, size, "%s:%d: %s", path, where.line, where.text);
+        line_clean(error);
         return NULL;
     }
     if (!json_is_object(root)) {
@@ -65,6 +67,7 @@ static int refuse(const struct reader *reader, const char *key, const json_t *va
 
     snprintf(reader->error, reader->size, "%s: %s is %.*s, %s", reader->path, key,
              VALUE_SIZE, shown != NULL ? shown : "?", text);
+    line_clean(reader->error);
     free(shown);
     return -1;
 }

@@ -8,6 +8,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "file.h"
+#include "line.h"
 #include "llama_file.h"
 
 #include <stdio.h>
@@ -389,9 +390,8 @@ int llama_load_hf(struct llama **out, const char *directory, char *error, size_t
         source.model = NULL;
         result = 0;
     }
-    /* Names come out of the files: a message stays one line. */
-    for (char *at = error; result != 0 && *at != '\0'; at++) {
-        *at = (unsigned char) *at < 0x20 || *at == 0x7f ? '?' : *at;
+    if (result != 0) {
+        line_clean(error);
     }
     json_decref(source.opened);
     json_decref(source.root);

@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "line.h"
+
 #define MOST_RANKS (1 << 24) /* of all modules; far above any model */
 
 static const char *const actions[] = { "history", "current", "fresh", "removed", "skip" };
@@ -55,6 +57,7 @@ struct place {
 static int fail(const struct place *place, const char *what)
 {
     snprintf(place->error, place->size, "%.300s:%ld: %s", place->path, place->line, what);
+    line_clean(place->error);
     return -1;
 }
 
@@ -484,6 +487,7 @@ static int read_start(struct run *run, char *error, size_t size)
                      errno != 0 ? strerror(errno) : why.text);
         } else {
             snprintf(error, size, "%.300s:%d: %s", path, why.line, why.text);
+            line_clean(error);
         }
         return -1;
     }
