@@ -47,9 +47,11 @@ SANITIZE-asan := -fsanitize=address
 SANITIZE-ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SANITIZE-asan-ubsan := $(SANITIZE-asan) $(SANITIZE-ubsan)
 SANITIZE-tsan := -fsanitize=thread
+# what libFuzzer needs, with clang only: `make fuzz` asks for it
+SANITIZE-fuzz := $(SANITIZE-asan-ubsan) -fsanitize=fuzzer-no-link
 
 ifeq ($(origin SANITIZE-$(CONFIG)),undefined)
-$(error CONFIG is $(CONFIG), must be release, asan, ubsan, asan-ubsan or tsan)
+$(error CONFIG is $(CONFIG), must be release, asan, ubsan, asan-ubsan, tsan or fuzz)
 endif
 
 ifeq ($(CONFIG),release)
@@ -123,6 +125,9 @@ SRC_SRC := $(wildcard src/*.c) $(if $(SENTENCEPIECE),src/tokenizer_sentencepiece
 SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
 TOOL_SRC := $(wildcard test/golden_replay.c test/tiny_model.c)
+FUZZ_SHARED := fuzz fuzz_groups fuzz_models
+FUZZ_NAMES := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(filter-out \
+    $(FUZZ_SHARED:%=test/fuzz/%.c),$(wildcard test/fuzz/fuzz_*.c))))
 EXAMPLE_SRC := $(wildcard examples/[0-9]*.c)
 EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
@@ -141,6 +146,8 @@ HELPER_A := $(if $(HELPER_SRC),$(O)/obj/test/helpers.a)
 
 SUITES := $(SUITE_SRC:test/unit/%.c=$(O)/test/%)
 TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%)
+REPLAYS := $(FUZZ_NAMES:%=$(O)/test/replay_%)
+FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 EXAMPLES := $(EXAMPLE_SRC:%.c=$(O)/%)
 WORD_PROBLEMS := $(O)/word_problems
 
@@ -163,7 +170,7 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(REPLAYS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
@@ -220,7 +227,7 @@ $(O)/obj/src/%.o: src/%.cc $(FLAGS)
 	    $(CXXFLAGS) -MMD -MP -c -o $@ $<
 $(O)/obj/test/%.o: test/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(TEST_WARNINGS) $(POSIX) -pthread -Iinclude -iquote lib -iquote lib/io \
-	    -iquote src -iquote test -iquote test/unit -iquote test/ref \
+	    -iquote src -iquote test -iquote test/unit -iquote test/ref -iquote test/fuzz \
 	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(CHECK_CFLAGS)))
 $(O)/obj/examples/%.o: examples/%.c $(FLAGS)
 	$(call compile,$(WARNINGS) -pthread -Iinclude)
@@ -280,9 +287,16 @@ $(SUITES): $(O)/test/%: $(O)/obj/test/unit/%.o $(HELPER_A) $(LIB_A)
 	$(call link_static)
 $(TOOLS): $(O)/test/%: $(O)/obj/test/%.o $(HELPER_A) $(IO_A) $(LIB_A)
 	$(call link_static)
+# a target with libFuzzer, or with what only runs it over the corpus
+fuzz_objects = $(FUZZ_SHARED:%=$(O)/obj/test/fuzz/%.o) $(SRC_A) $(IO_A) $(LIB_A)
+$(REPLAYS): $(O)/test/replay_%: $(O)/obj/test/fuzz/fuzz_%.o $(O)/obj/test/fuzz/replay.o \
+    $(fuzz_objects)
+	$(call link_static)
+$(FUZZERS): $(O)/fuzz/%: $(O)/obj/test/fuzz/fuzz_%.o $(fuzz_objects)
+	$(call link_static,-fsanitize=fuzzer)
 # archives in the order of the layers, whatever order make has them in
-link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFLAGS) $(CFLAGS) \
-    $(LDFLAGS) -o $@ $(filter %.o,$^) $(foreach a,$(HELPER_A) $(SRC_A) $(IO_A) $(LIB_A),\
+link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFLAGS) $(1) \
+    $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(foreach a,$(HELPER_A) $(SRC_A) $(IO_A) $(LIB_A),\
     $(filter $(a),$^)) $(CHECK_LIBS) $(ALL_LIBS)
 
 # Examples see what a user sees: the public headers and the shared libraries
@@ -309,6 +323,7 @@ RUN_PY := $(if $(filter release ubsan,$(CONFIG)),$(shell command -v $(PYTHON) 2>
 run_suites = $(foreach s,$(SUITES),'$(notdir $(s))=$(s)')
 run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
     'golden_$(basename $(notdir $(g)))=$(O)/test/golden_replay $(g)'))
+run_replays = $(foreach f,$(FUZZ_NAMES),'fuzz_$(f)=$(O)/test/replay_$(f) test/fuzz/corpus/$(f)')
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
@@ -319,11 +334,12 @@ run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
-.PHONY: check check-one check-golden check-examples check-program check-docs
-## check: all tests: suites, golden runs, examples, program, code in the documentation
+.PHONY: check check-one check-golden check-fuzz check-examples check-program check-docs
+## check: all tests: suites, golden runs, fuzz corpora, examples, program, documentation
 check: tests shared
-	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_data) $(run_program) \
-	    $(run_folder) $(run_cli) $(run_docs)
+	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
+	    $(run_examples) $(run_data) $(run_program) $(run_folder) \
+	    $(run_cli) $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
 check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
@@ -333,6 +349,10 @@ check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
 ## check-golden: replay the golden runs
 check-golden: $(TOOLS)
 	@$(RUN) $(run_golden)
+
+## check-fuzz: the inputs in test/fuzz/corpus, once each
+check-fuzz: $(REPLAYS)
+	@$(RUN_ENV) $(RUN) $(run_replays)
 
 ## check-examples: build and run the examples
 check-examples: $(EXAMPLES) $(WORD_PROBLEMS) shared
@@ -365,6 +385,15 @@ check-tsan:
 ## check-clang: all tests in a build by clang
 check-clang:
 	$(again) check CC=clang BUILD=$(BUILD)/clang
+
+FUZZ ?= $(FUZZ_NAMES)
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz run-fuzzers
+## fuzz: libFuzzer (clang) on every reader; FUZZ="peft run" on these, FUZZ_SECONDS=60 each
+fuzz:
+	$(again) run-fuzzers CONFIG=fuzz CC=$(if $(filter clang%,$(notdir $(CC))),$(CC),clang)
+run-fuzzers: $(FUZZ:%=$(O)/fuzz/%)
+	@$(SH) test/scripts/fuzz.sh '$(O)/fuzz' '$(FUZZ_SECONDS)' $(FUZZ)
 
 .PHONY: check-sentencepiece
 ## check-sentencepiece: the tokenizers in a build with SentencePiece
