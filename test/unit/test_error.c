@@ -75,6 +75,27 @@ START_TEST(last_error)
 }
 END_TEST
 
+/* Names are the host's or a file's: what quotes them stays one line. */
+START_TEST(control_characters)
+{
+    bl_options opt = default_options(BL_F32);
+    bl_spec    spec = make_spec(2, 3, 4);
+    bl_group  *group = NULL;
+    bl_array   arrays[64];
+    spec.name = "a\nb\x7f\x1b";
+    check_ok(bl_group_create(&group, &spec, 1, &opt));
+    int64_t count = bl_group_get_state_count(group);
+    ck_assert_int_le(count, 64);
+    for (int64_t i = 0; i < count; i++) {
+        check_ok(bl_group_get_state(group, i, &arrays[i]));
+        arrays[i].name[0] = arrays[i].name[0] == 'a' ? 'x' : arrays[i].name[0];
+    }
+    check_fails(bl_group_set_state(group, arrays, count), BL_E_FORMAT);
+    ck_assert_str_eq(bl_last_error(), "the state has no array a?b??.A");
+    bl_group_free(group);
+}
+END_TEST
+
 static void *other_thread(void *arg)
 {
     bl_options opt;
@@ -149,6 +170,7 @@ static Suite *make_suite(void)
     tcase_add_test(error, texts);
     tcase_add_test(error, version);
     tcase_add_test(error, last_error);
+    tcase_add_test(error, control_characters);
     tcase_add_test(error, per_thread);
     tcase_add_test(error, nulls);
     tcase_add_test(error, frozen_values);

@@ -242,6 +242,8 @@ END_TEST
 START_TEST(texts_that_are_no_configuration)
 {
     static const char twice[] = "{\"model_type\": \"llama\", \"model_type\": \"llama\"}";
+    static const char control[] = "{\"a\":\x01}", deleted[] = "{\"model_type\":\"\x7f\"}";
+    struct llama_config      config;
     static const char *const texts[] = { "",
                                          "[]",
                                          "3",
@@ -266,6 +268,13 @@ START_TEST(texts_that_are_no_configuration)
     }
     write_bytes("config.json", twice, strlen(twice));
     refused(folder, "duplicate");
+    write_bytes("config.json", control, strlen(control));
+    refused(folder, "near '?'");
+    ck_assert_int_eq(llama_config_read(&config, folder, error, sizeof error), -1);
+    ck_assert_msg(strstr(error, "near '?'") != NULL, "%s", error);
+    write_bytes("config.json", deleted, strlen(deleted));
+    ck_assert_int_eq(llama_config_read(&config, folder, error, sizeof error), -1);
+    ck_assert_msg(strstr(error, "model_type is \"?\"") != NULL, "%s", error);
     unlink(path_to("config.json"));
     refused(folder, "config.json: No such file");
     ck_assert_int_eq(mkdir(path_to("config.json"), 0777), 0);

@@ -122,6 +122,8 @@ END_TEST
 /* "FILE|LINE of trouble|what the message has besides file and line" */
 static const char *const malformed[][3] = {
     { "log.jsonl", "nonsense\n{\"step\":4,\"loss\":1}\n", ":6: " },
+    { "log.jsonl", "{\"a\":\x01}\n{\"step\":4,\"loss\":1}\n",
+      ":6: invalid token near '?'" },
     { "log.jsonl", "[1]\n", "must be an object" },
     { "log.jsonl", "{\"step\":1.5,\"loss\":1}\n", "\"step\" must be a whole" },
     { "log.jsonl", "{\"loss\":1}\n", "\"step\" must be a whole" },

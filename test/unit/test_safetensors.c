@@ -205,6 +205,73 @@ START_TEST(vectors_attacks)
 }
 END_TEST
 
+/* The attack of ten million entries on one range, of a size that a test can have: refused at
+ * the first overlap, in time that does not grow with the square of their number. */
+START_TEST(many_aliases)
+{
+    enum { COUNT = 50000, ROOM = 80 };
+    size_t used = 1;
+    char  *header = must_alloc(COUNT, ROOM);
+    header[0] = '{';
+    for (int i = 0; i < COUNT; i++) {
+        used += (size_t) snprintf(header + used, ROOM,
+                                  "%s" ENTRY("t%d", "I32", "[2,2]", "0", "16"),
+                                  i == 0 ? "" : ",", i);
+    }
+    header[used] = '}';
+    refuse(header, 16, "overlap");
+    free(header);
+}
+END_TEST
+
+/* What other readers have fallen over: lengths that wrap when 8 is added to them. */
+START_TEST(lengths_that_wrap)
+{
+    static const uint64_t lengths[] = { UINT64_MAX,     UINT64_MAX - 5,
+                                        UINT64_MAX - 7, UINT64_MAX - 8,
+                                        INT64_MAX,      (uint64_t) 1 << 63,
+                                        100000001 };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        unsigned char file[16] = { 0 };
+        for (int k = 0; k < 8; k++) {
+            file[k] = (unsigned char) (lengths[i] >> (8 * k));
+        }
+        memcpy(file + 8, "{}", 2);
+        refuse_bytes(file, sizeof file, "at most 100000000 are allowed");
+    }
+}
+END_TEST
+
+/* A name is any text: a path in it opens nothing, escapes are what they stand for, and a
+ * long one is refused nowhere but cut in messages. */
+START_TEST(names)
+{
+    size_t         size;
+    unsigned char *raw =
+        image("{" ENTRY("../../etc/passwd", "U8", "[1]", "0",
+                        "1") "," ENTRY("\\ud83d\\ude00\\/", "U8", "[1]", "1", "2") "}",
+              2, &size);
+    bl_safetensors *file = NULL;
+    io_ok(bl_safetensors_open_memory(&file, raw, size));
+    ck_assert_int_eq(bl_safetensors_find(file, "../../etc/passwd"), 0);
+    ck_assert_int_eq(bl_safetensors_find(file, "\xf0\x9f\x98\x80/"), 1);
+    bl_safetensors_close(file);
+    free(raw);
+
+    enum { LONG = 100000 };
+    char *header = must_alloc(LONG + 80, 1);
+    memcpy(header, "{\"", 2);
+    memset(header + 2, 'n', LONG);
+    strcpy(header + 2 + LONG,
+           "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}");
+    accept(header, 1, 1);
+    refuse(header, 2, "tensors take 1 bytes");
+    strcpy(header + 2 + LONG, "\":7}");
+    refuse(header, 2, "nnn: is described by no JSON object");
+    free(header);
+}
+END_TEST
+
 START_TEST(malformed)
 {
     static const char *const headers[][2] = {
@@ -613,6 +680,9 @@ static Suite *make_suite(void)
     tcase_add_test(reading, vectors_accepted);
     tcase_add_test(reading, vectors_refused);
     tcase_add_test(reading, vectors_attacks);
+    tcase_add_test(reading, many_aliases);
+    tcase_add_test(reading, lengths_that_wrap);
+    tcase_add_test(reading, names);
     tcase_add_loop_test(reading, malformed, 0, 33);
     tcase_add_test(reading, nesting);
     tcase_add_test(reading, damaged);
