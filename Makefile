@@ -288,12 +288,13 @@ $(SUITES): $(O)/test/%: $(O)/obj/test/unit/%.o $(HELPER_A) $(LIB_A)
 $(TOOLS): $(O)/test/%: $(O)/obj/test/%.o $(HELPER_A) $(IO_A) $(LIB_A)
 	$(call link_static)
 # a target with libFuzzer, or with what only runs it over the corpus
+FUZZ_LINK := -Wl,--wrap=mmap -Wl,--wrap=munmap
 fuzz_objects = $(FUZZ_SHARED:%=$(O)/obj/test/fuzz/%.o) $(SRC_A) $(IO_A) $(LIB_A)
 $(REPLAYS): $(O)/test/replay_%: $(O)/obj/test/fuzz/fuzz_%.o $(O)/obj/test/fuzz/replay.o \
     $(fuzz_objects)
-	$(call link_static)
+	$(call link_static,$(FUZZ_LINK))
 $(FUZZERS): $(O)/fuzz/%: $(O)/obj/test/fuzz/fuzz_%.o $(fuzz_objects)
-	$(call link_static,-fsanitize=fuzzer)
+	$(call link_static,-fsanitize=fuzzer $(FUZZ_LINK))
 # archives in the order of the layers, whatever order make has them in
 link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFLAGS) $(1) \
     $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(foreach a,$(HELPER_A) $(SRC_A) $(IO_A) $(LIB_A),\
@@ -335,7 +336,7 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
 .PHONY: check check-one check-golden check-fuzz check-examples check-program check-docs
-## check: all tests: suites, golden runs, fuzz corpora, examples, program, documentation
+## check: all tests: suites, golden runs, fuzz corpora, examples, program, docs
 check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) \
@@ -389,7 +390,7 @@ check-clang:
 FUZZ ?= $(FUZZ_NAMES)
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz run-fuzzers
-## fuzz: libFuzzer (clang) on every reader; FUZZ="peft run" on these, FUZZ_SECONDS=60 each
+## fuzz: libFuzzer on all readers, or FUZZ="peft run", FUZZ_SECONDS=60 each; needs clang
 fuzz:
 	$(again) run-fuzzers CONFIG=fuzz CC=$(if $(filter clang%,$(notdir $(CC))),$(CC),clang)
 run-fuzzers: $(FUZZ:%=$(O)/fuzz/%)

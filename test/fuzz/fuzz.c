@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <dirent.h>
@@ -360,6 +361,31 @@ void fuzz_write(const char *name, const void *data, size_t size)
 void fuzz_remove(const char *name)
 {
     unlink(fuzz_path(name));
+}
+
+/*
+ * In place of mmap and munmap, by the linker's --wrap: a mapping ends with a page, where a
+ * step outside the file is not seen. This is memory of exactly the file's size.
+ */
+void *__wrap_mmap(void *address, size_t size, int protection, int flags, int file,
+                  off_t offset);
+int   __wrap_munmap(void *address, size_t size);
+
+void *__wrap_mmap(void *address, size_t size, int protection, int flags, int file,
+                  off_t offset)
+{
+    void *memory = must(malloc(size));
+
+    fuzz_check(address == NULL && protection == PROT_READ && flags == MAP_PRIVATE);
+    fuzz_check(pread(file, memory, size, offset) == (ssize_t) size);
+    return memory;
+}
+
+int __wrap_munmap(void *address, size_t size)
+{
+    (void) size;
+    free(address);
+    return 0;
 }
 
 void fuzz_silence(void)

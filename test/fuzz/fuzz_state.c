@@ -104,6 +104,30 @@ static void change(struct state *state, struct fuzz_input *input)
     }
 }
 
+/* Memory of exactly what the arrays say they hold. */
+static void fit(struct state *state)
+{
+    for (int64_t i = 0; i < state->count; i++) {
+        bl_array *array = &state->list[i];
+        uint8_t  *exact;
+        size_t    bytes;
+
+        if (array->dims < 1 || array->dims > 2 || array->dtype < 0 ||
+            array->dtype > BL_U8 || array->shape[0] < 0 ||
+            (array->dims == 2 && array->shape[1] < 0)) {
+            continue;
+        }
+        bytes = bytes_of(array);
+        exact = calloc(bytes + 1, 1);
+        fuzz_check(exact != NULL);
+        memcpy(exact, state->own[i],
+               1 + (bytes < state->bytes[i] ? bytes : state->bytes[i]));
+        free(state->own[i]);
+        state->own[i] = exact;
+        array->data = exact + 1;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz_input input = { data, size };
@@ -119,6 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (input.size > 0) {
         change(&state, &input);
     }
+    fit(&state);
     before = fuzz_save(to, &before_size);
     if (bl_group_set_state(to, state.list, state.count) != 0) {
         fuzz_check_line(bl_last_error());
