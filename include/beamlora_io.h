@@ -5,12 +5,15 @@
  *                   written (docs/safetensors.md)
  *     PEFT          a directory with adapter_config.json and adapter_model.safetensors,
  *                   as PEFT, vLLM and llama.cpp's converter load it (docs/peft.md)
+ *     published     the same with scores, as the published BeamLoRA code keeps its
+ *                   trainings (docs/published.md)
  *
  * Order of calls:
  *
  *     bl_safetensors_open -> bl_safetensors_find, _get_tensor, _copy -> _close
  *     bl_safetensors_write
  *     bl_peft_save                                   a group to a directory, folded
+ *     bl_published_save                              the same, not folded, with scores
  *     bl_peft_open -> bl_peft_get_module, bl_peft_load -> bl_peft_close
  *
  * Letters and conventions are those of beamlora.h: 0 or a negative BL_E_ code, on
@@ -171,7 +174,15 @@ typedef struct bl_peft_options {
     int64_t rank;     /* save: r of the file, at least the largest; 0 (default): that  */
     int32_t dtype;    /* save: BL_F32 (default) or BL_F64                              */
     int32_t reserved; /* 0                                                             */
+
+    double alpha; /* load: lora_alpha of a file without adapter_config.json; 0 (default)
+                     for all others                                                    */
+    double temperature; /* load: tau of the file's scores; 0 (default): what the file
+                           notes, else BL_PUBLISHED_TEMPERATURE                        */
 } bl_peft_options;
+
+/** tau of the published code, which its files do not say. */
+#define BL_PUBLISHED_TEMPERATURE 0.05
 
 /**
  * Fill in the defaults.
@@ -201,32 +212,63 @@ BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
 BL_API int bl_peft_save(const bl_group *group, const char *dir,
                         const bl_peft_options *opt);
 
-typedef struct bl_peft bl_peft; /* an open adapter directory */
+/**
+ * Write a group of BL_METHOD_BEAMLORA as the published code's checkpoint, which can be
+ * trained on: nothing is folded.
+ *
+ *     base_model.model.<name>.lora_A.weight   [r, in]     A
+ *     base_model.model.<name>.lora_B.weight   [out, r]    B, rows by row_order
+ *     base_model.model.<name>.lora_gate       [1, r]      s
+ *
+ *   opt   rank must be 0: every module keeps its own
+ *
+ * Current PEFT leaves out the scores and then computes something else: this is for the
+ * published code and for bl_peft_open. tau is noted in the metadata, which only the latter
+ * reads. Returns 0; BL_E_STATE for a group without scores and for removed or masked ranks;
+ * BL_E_OPTIONS; else as bl_peft_save. Since 0.1.
+ */
+BL_API int bl_published_save(const bl_group *group, const char *dir,
+                             const bl_peft_options *opt);
 
-/** A module of an adapter directory; name is borrowed from it. */
+typedef struct bl_peft bl_peft; /* an open adapter */
+
+/** A module of an adapter; name is borrowed from it. */
 typedef struct bl_peft_module {
     const char *name;    /* without "base_model.model.": "model.layers.0.mlp.up_proj" */
     int64_t in_features; /* A [rank, in]   B [out, rank]                              */
     int64_t out_features;
     int64_t rank;
-    double  scale;       /* lora_alpha / rank, or over sqrt(rank) with use_rslora     */
+    double  scale;       /* lora_alpha / rank, or over sqrt(rank) with use_rslora; NaN
+                            where there is no adapter_config.json to say it           */
     int64_t reserved[4]; /* 0                                                   */
 } bl_peft_module;
 
 /**
- * Open an adapter directory and check it.
+ * Open an adapter and check it.
+ *
+ *   path   a directory; or a safetensors file of pairs alone, as of loralib:
+ *          <name>.lora_A, <name>.lora_B. Such a file, also as adapter_model.safetensors
+ *          in a directory without adapter_config.json, does not say its alpha:
+ *          bl_peft_options.alpha does
  *
  * Understood: r, lora_alpha, use_rslora, rank_pattern and alpha_pattern with keys of
- * letters, digits, '_', '-', '.', "\." and a leading '^'. Returns 0; BL_E_IO; BL_E_FORMAT
- * for what is malformed and for what a plain LoRA cannot express, by name: another
+ * letters, digits, '_', '-', '.', "\." and a leading '^'; use_beamlora with its scores;
+ * AdaLoRA, whose modules of rank 0 are left out. Returns 0; BL_E_IO; BL_E_FORMAT
+ * for what is malformed and for what an adapter cannot express, by name: another
  * peft_type, use_dora, bias, modules_to_save, initialisations that change the base,
- * tensors that are not lora_A.weight or lora_B.weight; BL_E_NOMEM. Since 0.1.
+ * tensors of another kind; BL_E_NOMEM. Since 0.1.
  */
-BL_API int  bl_peft_open(bl_peft **out, const char *dir);
+BL_API int  bl_peft_open(bl_peft **out, const char *path);
 BL_API void bl_peft_close(bl_peft *peft);
 
 /** Number of modules. */
 BL_API int64_t bl_peft_get_count(const bl_peft *peft);
+
+/** BL_METHOD_BEAMLORA: the modules have scores; else BL_METHOD_LORA. Since 0.1. */
+BL_API int32_t bl_peft_get_method(const bl_peft *peft);
+
+/** tau of the scores as the file notes it, 0: not at all. Since 0.1. */
+BL_API double bl_peft_get_temperature(const bl_peft *peft);
 
 /** Look at module `index`, 0 to count - 1, by name; BL_E_ARG when there is none. */
 BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module *out);
@@ -238,14 +280,21 @@ BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module
  *     A_i = (scale / (c g_i)) A_i of the file     B = that of the file
  *
  *   group   written: A and B. Where an adapter's rank is above the file's, the other
- *           ranks keep their A and their B becomes zero. Scores stay as they are.
- *   opt     row_order alone is used; NULL: rows as they are
+ *           ranks keep their A and their B becomes zero.
+ *   opt     row_order, alpha and temperature; NULL: the defaults
+ *
+ * Scores of the file go into a group of BL_METHOD_BEAMLORA as they are, so that g is
+ * that of the file: A_i = (scale / c) A_i. Ranks beyond the file's get g = 1 then. Scores
+ * of the group stay where the file has none; a group of BL_METHOD_LORA gets the file's g
+ * in A. AdaLoRA's E goes into A.
  *
  * Adapters and modules must match one to one, by name. Returns 0; BL_E_SHAPE for names
  * without a partner and shapes or ranks that do not fit, both sides in the text;
+ * BL_E_OPTIONS for an alpha that is missing or not wanted and for a temperature that is
+ * not that of the file or, with scores in both, of the group;
  * BL_E_STATE when a step was made or a rank is silenced (g_i = 0); BL_E_NONFINITE and
- * BL_E_RANGE for values, by tensor name; BL_E_OPTIONS; BL_E_NOMEM. On failure the group
- * is unchanged. Since 0.1.
+ * BL_E_RANGE for values, by tensor name; BL_E_NOMEM. On failure the group is unchanged.
+ * Since 0.1.
  */
 BL_API int bl_peft_load(const bl_peft *peft, bl_group *group, const bl_peft_options *opt);
 

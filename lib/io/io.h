@@ -116,39 +116,81 @@ int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags
 #define BL__IO_PREFIX "base_model.model."
 #define BL__IO_SUFFIX_A ".lora_A.weight"
 #define BL__IO_SUFFIX_B ".lora_B.weight"
+#define BL__IO_SUFFIX_GATE ".lora_gate"
+#define BL__IO_TEMPERATURE "beamlora_temperature" /* key of the file's metadata */
 #define BL__IO_CONFIG "adapter_config.json"
 #define BL__IO_MODEL "adapter_model.safetensors"
 
+/* What a tensor is to its module. */
+enum bl__io_kind {
+    BL__IO_A,
+    BL__IO_B,
+    BL__IO_GATE,    /* scores of the published BeamLoRA: [1, rank] */
+    BL__IO_E,       /* AdaLoRA's singular values: [rank, 1]        */
+    BL__IO_RANKNUM, /* AdaLoRA's divisor: [1]                      */
+    BL__IO_KINDS
+};
+
+struct bl__io_name {
+    const char      *module; /* in the tensor's name, not terminated */
+    size_t           length;
+    enum bl__io_kind kind;
+    int              prefixed; /* began with BL__IO_PREFIX */
+};
+
+/* Take a tensor's name apart; 0 if it is none of an adapter. */
+int bl__io_parse_name(struct bl__io_name *out, const char *name);
+
 struct bl__io_module {
     char   *name;
-    int64_t a, b; /* indices of the two tensors */
+    int64_t tensor[BL__IO_KINDS]; /* indices, -1: not there */
     int64_t in, out, rank;
-    double  scale;
+    double  scale; /* NaN: no file says it */
 };
 
 struct bl_peft {
     bl_safetensors       *file;
     struct bl__io_module *modules; /* by name */
     int64_t               count;
+    int                   scored;      /* the modules have scores           */
+    double                temperature; /* of the scores; 0: not in the file */
 };
 
 /* What scales a module, from adapter_config.json. */
 struct bl__io_config {
-    json_t *root;
+    json_t *root; /* NULL: there is no such file */
     char   *path;
     int64_t rank;
     double  alpha;
     int     rslora;
+    int     adalora;   /* rank is its init_r */
+    int     published; /* use_beamlora       */
 };
 
+/* All zero is the configuration of an adapter that has none. */
 int  bl__io_config_open(struct bl__io_config *config, const char *dir);
 void bl__io_config_close(struct bl__io_config *config);
-/* The rank a module must have, and lora_alpha over it (or over its square root). */
+/* The rank a module must have, `rows` where nothing says it, and what scales it: lora_alpha
+ * over the rank or over its square root, or as AdaLoRA has it. */
 int bl__io_config_scale(const struct bl__io_config *config, const char *module,
-                        int64_t *rank, double *scale);
+                        int64_t rows, int64_t *rank, double *scale);
 
 /* Options, checked and filled up: *opt may be NULL. */
 int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt);
+
+/* One row of a tensor, values [shape[1]], to the file in the entry's dtype, F32 or F64;
+ * what is not finite there is refused by the tensor's name. */
+int bl__io_write_row(struct bl__io_file *file, const struct bl__io_entry *entry,
+                     const double *values);
+
+/* Write both files of an adapter directory, which is made if absent, and rename them when
+ * both are whole. The two functions write to the end, bl__io_file_finish included. */
+typedef int (*bl__io_write_fn)(const void *job, struct bl__io_file *file);
+int bl__io_write_peft(const char *dir, const void *job, bl__io_write_fn write_config_fn,
+                      bl__io_write_fn write_model_fn);
+
+/* target_modules for a group; NULL when out of memory. */
+json_t *bl__io_peft_targets(const bl_group *group);
 
 /* BL_E_RANGE unless order [out] holds each of 0..out-1 once. */
 int bl__io_check_order(const int64_t *order, int64_t out, const char *adapter);

@@ -2,10 +2,13 @@
  * adapter_config.json: what scales a module, and what this library cannot express.
  *
  *     scale = lora_alpha / r      or lora_alpha / sqrt(r) with use_rslora
+ *     scale = lora_alpha / (init_r + 1e-5) for AdaLoRA, its own divisor
  *
  * rank_pattern and alpha_pattern replace r and lora_alpha for modules whose name matches
  * the key K, PEFT's re.match("(.*\.)?(K)$"): the first matching key counts, each pattern
  * on its own. Only the part of regular expressions that such keys use is understood.
+ * AdaLoRA's rank_pattern is another thing: "<module>.lora_E" to a list of booleans, one for
+ * each of the init_r ranks, true for those that the file still has.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -26,7 +29,7 @@ static const char *const refused[] = {
     "use_dora",
     "lora_bias",
     "modules_to_save",
-    "use_beamlora",
+    "enable_lora",
     "use_qalora",
     "layer_replication",
     "alora_invocation_tokens",
@@ -103,13 +106,21 @@ static int parse(struct bl__io_config *config)
     return 0;
 }
 
-static int check_kind(const struct bl__io_config *config)
+static int check_kind(struct bl__io_config *config)
 {
     const json_t *type = json_object_get(config->root, "peft_type");
-    if (!json_is_string(type) || strcmp(json_string_value(type), "LORA") != 0) {
-        const char *text = json_string_value(type);
-        return bl__io_fail(BL_E_FORMAT, config->path, "peft_type is %.60s, must be LORA",
-                           text == NULL ? "missing or no string" : text);
+    const char   *kind = json_string_value(type);
+    if (kind == NULL || (strcmp(kind, "LORA") != 0 && strcmp(kind, "ADALORA") != 0)) {
+        return bl__io_fail(BL_E_FORMAT, config->path,
+                           "peft_type is %.60s, must be LORA or ADALORA",
+                           kind == NULL ? "missing or no string" : kind);
+    }
+    config->adalora = strcmp(kind, "ADALORA") == 0;
+    const json_t *published = json_object_get(config->root, "use_beamlora");
+    config->published = json_is_true(published);
+    if (!is_off(published) && (!config->published || config->adalora)) {
+        return bl__io_fail(BL_E_FORMAT, config->path, "use_beamlora is %s",
+                           config->adalora ? "set, which ADALORA has not" : "no boolean");
     }
     const json_t *bias = json_object_get(config->root, "bias");
     const char   *text = json_string_value(bias);
@@ -257,15 +268,45 @@ static int check_pattern(const struct bl__io_config *config, const char *pattern
     return 0;
 }
 
+/* AdaLoRA's rank_pattern: lists of booleans. */
+static int check_masks(const struct bl__io_config *config)
+{
+    json_t *object = json_object_get(config->root, "rank_pattern");
+    if (is_off(object)) {
+        return 0;
+    }
+    if (!json_is_object(object)) {
+        return bl__io_fail(BL_E_FORMAT, config->path, "rank_pattern is no JSON object");
+    }
+    const char *key;
+    json_t     *list;
+    json_object_foreach(object, key, list)
+    {
+        size_t  i;
+        json_t *value;
+        int     bad = !json_is_array(list);
+        json_array_foreach(list, i, value)
+        {
+            bad |= !json_is_boolean(value);
+        }
+        if (bad) {
+            return bl__io_fail(BL_E_FORMAT, config->path,
+                               "rank_pattern: %.120s is no list of booleans", key);
+        }
+    }
+    return 0;
+}
+
 static int read_scale(struct bl__io_config *config)
 {
     /* PEFT's defaults, for keys that an old or hand-made file leaves out. */
-    config->rank = 8;
+    const char *rank = config->adalora ? "init_r" : "r";
+    config->rank = config->adalora ? 12 : 8;
     config->alpha = 8;
     int           code = 0;
-    const json_t *value = json_object_get(config->root, "r");
+    const json_t *value = json_object_get(config->root, rank);
     if (value != NULL) {
-        code = get_rank(config, value, "r", &config->rank);
+        code = get_rank(config, value, rank, &config->rank);
     }
     value = json_object_get(config->root, "lora_alpha");
     if (code == 0 && value != NULL) {
@@ -277,9 +318,10 @@ static int read_scale(struct bl__io_config *config)
     }
     config->rslora = json_is_true(value);
     if (code == 0) {
-        code = check_pattern(config, "rank_pattern");
+        code =
+            config->adalora ? check_masks(config) : check_pattern(config, "rank_pattern");
     }
-    if (code == 0) {
+    if (code == 0 && !config->adalora) {
         code = check_pattern(config, "alpha_pattern");
     }
     return code;
@@ -312,9 +354,45 @@ void bl__io_config_close(struct bl__io_config *config)
     memset(config, 0, sizeof *config);
 }
 
-int bl__io_config_scale(const struct bl__io_config *config, const char *module,
-                        int64_t *rank, double *scale)
+/* Ranks that an AdaLoRA module still has, and its scale. PEFT's divisor stays that of
+ * init_r; an alpha of 0 or less stands for the rank. */
+static int adalora_scale(const struct bl__io_config *config, const char *module,
+                         int64_t *rank, double *scale)
 {
+    json_t *masks = json_object_get(config->root, "rank_pattern");
+    size_t  length = strlen(module);
+    *rank = config->rank;
+    for (void *at = json_object_iter(masks); at != NULL;
+         at = json_object_iter_next(masks, at)) {
+        const char *key = json_object_iter_key(at);
+        if (strncmp(key, module, length) == 0 &&
+            (strcmp(key + length, ".lora_E") == 0 ||
+             strcmp(key + length, ".lora_E.default") == 0)) {
+            size_t  i;
+            json_t *value;
+            *rank = 0;
+            json_array_foreach(json_object_iter_value(at), i, value)
+            {
+                *rank += json_is_true(value);
+            }
+        }
+    }
+    double alpha = config->alpha > 0 ? config->alpha : (double) *rank;
+    *scale = alpha / ((double) config->rank + 1e-5);
+    return 0;
+}
+
+int bl__io_config_scale(const struct bl__io_config *config, const char *module,
+                        int64_t rows, int64_t *rank, double *scale)
+{
+    if (config->root == NULL) {
+        *rank = rows;
+        *scale = (double) NAN;
+        return 0;
+    }
+    if (config->adalora) {
+        return adalora_scale(config, module, rank, scale);
+    }
     double        alpha = config->alpha;
     const json_t *value = find_pattern(config, "rank_pattern", module);
     *rank = config->rank;

@@ -1,7 +1,15 @@
 /*
  * Filling a group from a PEFT adapter. With c and g those of the adapter,
  *
- *     c B diag(g) A' = scale B A     for     A'_i = scale / (c g_i) A_i
+ *     c B diag(g) A' = scale B diag(e) A     for     A'_i = scale e_i / (c g_i) A_i
+ *
+ * e is 1, AdaLoRA's E, or, where the file has scores s', r' softmax(s' / tau). Scores of the
+ * file go into a group that has scores as they are, and e = g then; ranks that the group has
+ * more get the score
+ *
+ *     s_i = tau (logsumexp(s' / tau) - ln r')
+ *
+ * which is the mean of exp: it gives them g = 1 and leaves the g of the others alone.
  *
  * Two passes over the same code: the first works everything out and writes nothing, so
  * what can fail has failed before the second. Memory: one row.
@@ -18,8 +26,11 @@ struct job {
     bl_group                    *group;
     bl_peft_options              options;
     const bl_safetensors        *file;
-    const struct bl__io_module **partners; /* of each adapter */
-    double                      *g;        /* importance, for the largest rank */
+    const struct bl__io_module **partners;    /* of each adapter */
+    double                      *g;           /* importance, for the largest rank */
+    double                      *e;           /* what scales the file's ranks     */
+    double                       temperature; /* of the file's scores          */
+    int                          scored;      /* they go into the group        */
     int64_t                      count;
 };
 
@@ -141,6 +152,84 @@ static int fail_nonfinite(const struct job *job, int64_t tensor)
                        job->file->tensors[tensor].name);
 }
 
+/* One row or column of a file's tensor, [rank] in double. */
+static int get_vector(const struct job *job, const struct bl__io_module *module,
+                      enum bl__io_kind kind, double *values)
+{
+    int64_t tensor = module->tensor[kind];
+    int     bad = 0;
+    for (int64_t i = 0; i < module->rank; i++) {
+        values[i] = kind == BL__IO_GATE ? get(job, tensor, 0, i, &bad)
+                                        : get(job, tensor, i, 0, &bad);
+    }
+    return bad ? fail_nonfinite(job, tensor) : 0;
+}
+
+/* Overwrite scores with r softmax(s / tau); returns logsumexp(s / tau) - ln r. */
+static double importance_of(double *values, int64_t rank, double temperature)
+{
+    double largest = values[0];
+    double sum = 0;
+    for (int64_t i = 1; i < rank; i++) {
+        largest = fmax(largest, values[i]);
+    }
+    for (int64_t i = 0; i < rank; i++) {
+        values[i] = exp((values[i] - largest) / temperature);
+        sum += values[i];
+    }
+    for (int64_t i = 0; i < rank; i++) {
+        values[i] *= (double) rank / sum;
+    }
+    return largest / temperature + log(sum / (double) rank);
+}
+
+/* job->e of a module; the group's scores, where the file's go there. */
+static int fill_scores(const struct job *job, bl_adapter *adapter,
+                       const struct bl__io_module *module, int dry)
+{
+    bl_view s = { 0 };
+    int     code = 0;
+    for (int64_t i = 0; i < module->rank; i++) {
+        job->e[i] = 1;
+    }
+    if (module->tensor[BL__IO_E] >= 0) {
+        return get_vector(job, module, BL__IO_E, job->e);
+    }
+    if (module->tensor[BL__IO_GATE] < 0) {
+        return 0;
+    }
+    code = get_vector(job, module, BL__IO_GATE, job->e);
+    if (code != 0 || !job->scored) {
+        if (code == 0) {
+            importance_of(job->e, module->rank, job->temperature);
+        }
+        return code;
+    }
+    code = bl_adapter_get_view(adapter, BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS, &s);
+    if (code != 0) {
+        return bl__io_fail_core(code, job->file->label);
+    }
+    int64_t tensor = module->tensor[BL__IO_GATE];
+    for (int64_t i = 0; i < module->rank && code == 0; i++) {
+        code = put(job, &s, 0, i, job->e[i], tensor, dry);
+    }
+    double mean = importance_of(job->e, module->rank, job->temperature);
+    for (int64_t i = module->rank; i < s.cols && code == 0; i++) {
+        code = put(job, &s, 0, i, job->temperature * mean, tensor, dry);
+    }
+    return code;
+}
+
+/* What a rank of the file is multiplied with. */
+static double factor_of(const struct job *job, const struct bl__io_module *module,
+                        double c, int64_t i)
+{
+    double scale =
+        isnan(module->scale) ? job->options.alpha / (double) module->rank : module->scale;
+    /* equal scores give equal g, so that e / g is 1 without rounding */
+    return scale * (job->scored ? 1 : job->e[i] / job->g[i]) / c;
+}
+
 static int fill_a(const struct job *job, bl_adapter *adapter,
                   const struct bl__io_module *module, int dry)
 {
@@ -152,21 +241,26 @@ static int fill_a(const struct job *job, bl_adapter *adapter,
     if (code != 0) {
         return bl__io_fail_core(code, job->file->label);
     }
-    double c = bl_adapter_get_scaling(adapter);
+    code = fill_scores(job, adapter, module, dry);
+    if (code != 0) {
+        return code;
+    }
+    double  c = bl_adapter_get_scaling(adapter);
+    int64_t tensor = module->tensor[BL__IO_A];
     for (int64_t i = 0; i < module->rank; i++) {
         if (!(c * job->g[i] != 0)) {
             return bl__io_fail(BL_E_STATE, job->file->label,
                                "adapter %.160s: rank %lld is silenced (c g = 0)",
                                module->name, (long long) i);
         }
-        double factor = module->scale / (c * job->g[i]);
+        double factor = factor_of(job, module, c, i);
         int    bad = 0;
         for (int64_t j = 0; j < module->in; j++) {
-            double value = get(job, module->a, i, j, &bad);
+            double value = get(job, tensor, i, j, &bad);
             if (bad) {
-                return fail_nonfinite(job, module->a);
+                return fail_nonfinite(job, tensor);
             }
-            code = put(job, &a, i, j, factor * value, module->a, dry);
+            code = put(job, &a, i, j, factor * value, tensor, dry);
             if (code != 0) {
                 return code;
             }
@@ -184,13 +278,14 @@ static int fill_b(const struct job *job, bl_adapter *adapter,
         return bl__io_fail_core(code, job->file->label);
     }
     int64_t rank = bl_adapter_get_rank(adapter);
+    int64_t tensor = module->tensor[BL__IO_B];
     for (int64_t i = 0; i < module->out; i++) {
         int64_t row = order == NULL ? i : order[i];
         int     bad = 0;
         for (int64_t j = 0; j < rank && code == 0; j++) {
-            double value = j < module->rank ? get(job, module->b, i, j, &bad) : 0;
-            code = bad ? fail_nonfinite(job, module->b)
-                       : put(job, &b, j, row, value, module->b, dry);
+            double value = j < module->rank ? get(job, tensor, i, j, &bad) : 0;
+            code = bad ? fail_nonfinite(job, tensor)
+                       : put(job, &b, j, row, value, tensor, dry);
         }
         if (code != 0) {
             return code;
@@ -219,6 +314,45 @@ static int fill(const struct job *job, int dry)
     return 0;
 }
 
+/* What the caller must say of the file: alpha where it has none, the temperature of its
+ * scores. */
+static int check_told(struct job *job)
+{
+    const bl_peft *peft = job->peft;
+    const char    *label = job->file->label;
+    double         told = job->options.temperature;
+    bl_options     options = { .size = sizeof options };
+    int            bare = peft->count > 0 && isnan(peft->modules[0].scale);
+    if (bare != (job->options.alpha != 0)) {
+        return bl__io_fail(BL_E_OPTIONS, label,
+                           bare ? "has no " BL__IO_CONFIG ": alpha must be given"
+                                : "alpha is %g, but " BL__IO_CONFIG " has its own",
+                           job->options.alpha);
+    }
+    if (!peft->scored) {
+        return 0;
+    }
+    if (told != 0 && peft->temperature != 0 && told != peft->temperature) {
+        return bl__io_fail(BL_E_OPTIONS, label, "temperature is %g, the file's is %g",
+                           told, peft->temperature);
+    }
+    job->temperature = told != 0                ? told
+                       : peft->temperature != 0 ? peft->temperature
+                                                : BL_PUBLISHED_TEMPERATURE;
+    int code = bl_group_copy_options(job->group, &options);
+    if (code != 0) {
+        return bl__io_fail_core(code, label);
+    }
+    job->scored = options.method == BL_METHOD_BEAMLORA;
+    double tau = bl_group_get_temperature(job->group);
+    if (job->scored && tau != job->temperature) {
+        return bl__io_fail(BL_E_OPTIONS, label,
+                           "temperature is %g in the group, %g of the file's scores", tau,
+                           job->temperature);
+    }
+    return 0;
+}
+
 static int load(struct job *job)
 {
     int64_t largest = 1;
@@ -230,9 +364,13 @@ static int load(struct job *job)
     unsigned char *used = calloc((size_t) job->peft->count + 1, 1);
     job->partners = calloc((size_t) job->count + 1, sizeof *job->partners);
     job->g = calloc((size_t) largest, sizeof *job->g);
+    job->e = calloc((size_t) largest, sizeof *job->e);
     int code = 0;
-    if (used == NULL || job->partners == NULL || job->g == NULL) {
+    if (used == NULL || job->partners == NULL || job->g == NULL || job->e == NULL) {
         code = bl__io_fail(BL_E_NOMEM, job->file->label, "out of memory");
+    }
+    if (code == 0) {
+        code = check_told(job);
     }
     if (code == 0) {
         code = match_names(job, used);
@@ -246,6 +384,7 @@ static int load(struct job *job)
     free(used);
     free(job->partners);
     free(job->g);
+    free(job->e);
     return code;
 }
 

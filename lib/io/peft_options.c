@@ -3,6 +3,7 @@
  * version. A shorter one is filled up with defaults; a longer one may only ask for
  * nothing in the part that this version does not know.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +13,10 @@
 
 /* The layouts that other programs rely on. */
 #if SIZE_MAX == UINT64_MAX
-_Static_assert(sizeof(bl_peft_options) == 48, "bl_peft_options has changed");
+_Static_assert(sizeof(bl_peft_options) == 64, "bl_peft_options has changed");
 _Static_assert(offsetof(bl_peft_options, row_order) == 24, "bl_peft_options has changed");
 _Static_assert(offsetof(bl_peft_options, dtype) == 40, "bl_peft_options has changed");
+_Static_assert(offsetof(bl_peft_options, alpha) == 48, "bl_peft_options has changed");
 _Static_assert(sizeof(bl_peft_module) == 72, "bl_peft_module has changed");
 _Static_assert(offsetof(bl_peft_module, scale) == 32, "bl_peft_module has changed");
 _Static_assert(sizeof(bl_tensor_info) == 144, "bl_tensor_info has changed");
@@ -65,6 +67,13 @@ int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt)
     if (out->reserved != 0) {
         return bl__io_fail(BL_E_OPTIONS, NULL, "reserved is %d, must be 0",
                            (int) out->reserved);
+    }
+    if (!isfinite(out->alpha)) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "alpha is %g, must be finite", out->alpha);
+    }
+    if (!(out->temperature >= 0) || !isfinite(out->temperature)) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "temperature is %g, must be >= 0",
+                           out->temperature);
     }
     if (out->dtype != BL_F32 && out->dtype != BL_F64) {
         return bl__io_fail(BL_E_OPTIONS, NULL, "dtype is %d, must be BL_F32 or BL_F64",

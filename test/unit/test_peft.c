@@ -333,7 +333,7 @@ START_TEST(config_refused)
         { "{", "line 1" },
         { "[1]", "is no JSON object" },
         { "{\"r\":2}", "peft_type is missing" },
-        { "{\"peft_type\":\"ADALORA\",\"r\":2}", "peft_type is ADALORA" },
+        { "{\"peft_type\":\"LOHA\",\"r\":2}", "peft_type is LOHA" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"r\":2}", "duplicate" },
         { "{\"peft_type\":\"LORA\"}", "lora_A has rank 2, adapter_config.json says 8" },
         { "{\"peft_type\":\"LORA\",\"r\":0}", "r is no integer in 1.." },
@@ -351,7 +351,7 @@ START_TEST(config_refused)
         { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}", "use_dora is set" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":\"no\"}", "use_dora is set" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"use_beamlora\":true}",
-          "use_beamlora is set" },
+          "lora_A.weight has no partner lora_gate" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"bias\":\"all\"}", "bias is all" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"modules_to_save\":[\"lm_head\"]}",
           "modules_to_save is set" },
@@ -433,7 +433,8 @@ END_TEST
 START_TEST(tensors_refused)
 {
     static const char *const cases[][2] = {
-        { "base_model.model.m.q.lora_gate", "lora_gate is no base_model.model." },
+        { "base_model.model.m.q.lora_gate", "does not set use_beamlora" },
+        { "base_model.model.m.q.lora_E", "lora_E is no base_model.model." },
         { "base_model.model.m.q.lora_magnitude_vector", "lora_magnitude_vector is no" },
         { "base_model.model.m.q.lora_B.bias", "lora_B.bias is no" },
         { "base_model.model.e.lora_embedding_A", "lora_embedding_A is no" },
@@ -466,7 +467,7 @@ START_TEST(open_refused)
     ck_assert_int_eq(truncate(path_to("adapter_config.json"), (16 << 20) + 1), 0);
     io_fails(bl_peft_open(&peft, folder), BL_E_FORMAT, "at most 16777216 are read");
     io_fails(bl_peft_open(NULL, folder), BL_E_ARG, "out is NULL");
-    io_fails(bl_peft_open(&peft, NULL), BL_E_ARG, "dir is NULL");
+    io_fails(bl_peft_open(&peft, NULL), BL_E_ARG, "path is NULL");
     remove_folder();
 }
 END_TEST
