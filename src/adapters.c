@@ -6,7 +6,7 @@
 
 #include "adapters.h"
 
-#include "beamlora_io.h"
+#include "adapters_specs.h"
 #include "memory.h"
 
 #include <inttypes.h>
@@ -14,21 +14,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_SIZE 64 /* "model.layers.<19 digits>.self_attn.q_proj" and more */
-
 static int64_t slots(const struct llama *model)
 {
     return model->config.layers * LLAMA_PROJECTIONS;
 }
 
-static void slot_name(char name[NAME_SIZE], int64_t slot)
+static void slot_name(char name[ADAPTER_NAME_SIZE], int64_t slot)
 {
-    snprintf(name, NAME_SIZE, "model.layers.%" PRId64 ".%s", slot / LLAMA_PROJECTIONS,
+    snprintf(name, ADAPTER_NAME_SIZE, "model.layers.%" PRId64 ".%s",
+             slot / LLAMA_PROJECTIONS,
              llama_projection_name((int) (slot % LLAMA_PROJECTIONS)));
 }
 
-/* "q_proj" of "self_attn.q_proj" */
-static const char *short_name(int projection)
+const char *adapters_short_name(int projection)
 {
     const char *name = llama_projection_name(projection);
     const char *dot = strrchr(name, '.');
@@ -48,8 +46,9 @@ int adapters_parse_targets(int chosen[LLAMA_PROJECTIONS], const char *targets,
         size_t length = strcspn(at, ",");
         int    p = 0;
 
-        while (p < LLAMA_PROJECTIONS && (strlen(short_name(p)) != length ||
-                                         memcmp(short_name(p), at, length) != 0)) {
+        while (p < LLAMA_PROJECTIONS &&
+               (strlen(adapters_short_name(p)) != length ||
+                memcmp(adapters_short_name(p), at, length) != 0)) {
             p++;
         }
         if (p == LLAMA_PROJECTIONS) {
@@ -58,14 +57,14 @@ int adapters_parse_targets(int chosen[LLAMA_PROJECTIONS], const char *targets,
                                   (int) (length < 100 ? length : 100), at);
 
             for (p = 0; p < LLAMA_PROJECTIONS && used < size; p++) {
-                const char *name = short_name(p);
+                const char *name = adapters_short_name(p);
 
                 used += (size_t) snprintf(error + used, size - used, " %s", name);
             }
             return -1;
         }
         if (chosen[p]) {
-            snprintf(error, size, "target %s is there twice", short_name(p));
+            snprintf(error, size, "target %s is there twice", adapters_short_name(p));
             return -1;
         }
         chosen[p] = 1;
@@ -74,23 +73,15 @@ int adapters_parse_targets(int chosen[LLAMA_PROJECTIONS], const char *targets,
     return 0;
 }
 
-/* Specs of some of the model's slots, by slot. */
-struct specs {
-    bl_spec *list;            /* [count]; names point into `names` */
-    char (*names)[NAME_SIZE]; /* [slots] */
-    int64_t *slot;            /* [count] */
-    int64_t  count;
-};
-
-static void specs_free(struct specs *specs)
+void specs_free(struct specs *specs)
 {
+    free(specs->scale);
     free(specs->slot);
     free(specs->names);
     free(specs->list);
 }
 
-static int specs_create(struct specs *specs, const struct llama *model, char *error,
-                        size_t size)
+int specs_create(struct specs *specs, const struct llama *model, char *error, size_t size)
 {
     size_t count = (size_t) slots(model);
 
@@ -98,7 +89,9 @@ static int specs_create(struct specs *specs, const struct llama *model, char *er
     specs->list = calloc(count, sizeof *specs->list);
     specs->names = calloc(count, sizeof *specs->names);
     specs->slot = calloc(count, sizeof *specs->slot);
-    if (specs->list == NULL || specs->names == NULL || specs->slot == NULL) {
+    specs->scale = calloc(count, sizeof *specs->scale);
+    if (specs->list == NULL || specs->names == NULL || specs->slot == NULL ||
+        specs->scale == NULL) {
         specs_free(specs);
         snprintf(error, size, "out of memory for %zu adapters", count);
         return -1;
@@ -132,9 +125,9 @@ static int check_memory(const struct specs *specs, const bl_options *options, ch
                         "a smaller --rank or fewer --targets", error, size);
 }
 
-static int create_group(struct llama_adapters *out, const struct llama *model,
-                        const struct specs *specs, const bl_options *options, char *error,
-                        size_t size)
+int specs_group(struct llama_adapters *out, const struct llama *model,
+                const struct specs *specs, const bl_options *options, char *error,
+                size_t size)
 {
     struct llama_adapters adapters = { NULL, NULL };
 
@@ -174,7 +167,7 @@ int adapters_create(struct llama_adapters *out, const struct llama *model,
             specs_add(&specs, model, slot);
         }
     }
-    result = create_group(out, model, &specs, options, error, size);
+    result = specs_group(out, model, &specs, options, error, size);
     specs_free(&specs);
     return result;
 }
@@ -274,7 +267,7 @@ int adapters_save(const struct llama_adapters *adapters, const struct llama *mod
 static int64_t find_slot(const struct llama *model, const char *name)
 {
     for (int64_t slot = 0; slot < slots(model); slot++) {
-        char candidate[NAME_SIZE];
+        char candidate[ADAPTER_NAME_SIZE];
 
         slot_name(candidate, slot);
         if (strcmp(candidate, name) == 0) {
@@ -284,13 +277,15 @@ static int64_t find_slot(const struct llama *model, const char *name)
     return -1;
 }
 
-/* Specs for the modules of a file, in the order of the slots. */
-static int read_specs(struct specs *specs, const bl_peft *peft, const struct llama *model,
-                      const char *path, char *error, size_t size)
+int specs_read(struct specs *specs, const bl_peft *peft, const struct llama *model,
+               const char *path, char *error, size_t size)
 {
     int64_t *ranks = calloc((size_t) slots(model), sizeof *ranks); /* 0: no module */
+    double  *scales = calloc((size_t) slots(model), sizeof *scales);
 
-    if (ranks == NULL) {
+    if (ranks == NULL || scales == NULL) {
+        free(ranks);
+        free(scales);
         snprintf(error, size, "%s: out of memory", path);
         return -1;
     }
@@ -304,6 +299,7 @@ static int read_specs(struct specs *specs, const bl_peft *peft, const struct lla
             snprintf(error, size, "%s: is for %.200s, which the model does not have",
                      path, module.name);
             free(ranks);
+            free(scales);
             return -1;
         }
         llama_projection_shape(&model->config, (int) (slot % LLAMA_PROJECTIONS), &out,
@@ -314,9 +310,11 @@ static int read_specs(struct specs *specs, const bl_peft *peft, const struct lla
                      "], in the model it is [%" PRId64 ", %" PRId64 "]",
                      path, module.name, module.out_features, module.in_features, out, in);
             free(ranks);
+            free(scales);
             return -1;
         }
         ranks[slot] = module.rank;
+        scales[slot] = module.scale;
     }
     for (int64_t slot = 0; slot < slots(model); slot++) {
         if (ranks[slot] > 0) {
@@ -324,22 +322,45 @@ static int read_specs(struct specs *specs, const bl_peft *peft, const struct lla
 
             spec->rank = ranks[slot];
             spec->alpha = (double) ranks[slot]; /* c = 1 */
+            specs->scale[specs->count - 1] = scales[slot];
         }
     }
     free(ranks);
+    free(scales);
     return 0;
+}
+
+int specs_fill(struct llama_adapters *adapters, const struct llama *model,
+               const bl_peft *peft, const struct adapter_source *source, char *error,
+               size_t size)
+{
+    struct orders   orders;
+    bl_peft_options options;
+    int             result = 0;
+
+    if (orders_create(&orders, adapters, model, error, size) != 0) {
+        return -1;
+    }
+    bl_peft_options_init(&options, sizeof options);
+    options.row_order = orders.at;
+    options.alpha = source->alpha;
+    options.temperature = source->temperature;
+    if (bl_peft_load(peft, adapters->group, &options) != 0) {
+        snprintf(error, size, "%s", bl_io_last_error());
+        result = -1;
+    }
+    orders_free(&orders);
+    return result;
 }
 
 /* The group for an open directory, filled. */
 static int load_group(struct llama_adapters *out, const bl_peft *peft,
-                      const struct llama *model, const char *path, char *error,
-                      size_t size)
+                      const struct llama *model, const struct adapter_source *source,
+                      char *error, size_t size)
 {
     struct llama_adapters adapters = { NULL, NULL };
     struct specs          specs;
-    struct orders         orders;
     bl_options            options;
-    bl_peft_options       peft_options;
     int                   result = -1;
 
     if (specs_create(&specs, model, error, size) != 0) {
@@ -349,16 +370,9 @@ static int load_group(struct llama_adapters *out, const bl_peft *peft,
     options.method = BL_METHOD_LORA;
     options.optimizer = BL_OPTIMIZER_HOST; /* no moments: it will not train */
     options.reallocation = 0;
-    if (read_specs(&specs, peft, model, path, error, size) == 0 &&
-        create_group(&adapters, model, &specs, &options, error, size) == 0 &&
-        orders_create(&orders, &adapters, model, error, size) == 0) {
-        bl_peft_options_init(&peft_options, sizeof peft_options);
-        peft_options.row_order = orders.at;
-        result = bl_peft_load(peft, adapters.group, &peft_options);
-        if (result != 0) {
-            snprintf(error, size, "%s", bl_io_last_error());
-        }
-        orders_free(&orders);
+    if (specs_read(&specs, peft, model, source->path, error, size) == 0 &&
+        specs_group(&adapters, model, &specs, &options, error, size) == 0) {
+        result = specs_fill(&adapters, model, peft, source, error, size);
     }
     specs_free(&specs);
     if (result != 0) {
@@ -369,21 +383,22 @@ static int load_group(struct llama_adapters *out, const bl_peft *peft,
     return 0;
 }
 
-int adapters_load(struct llama_adapters *out, const struct llama *model, const char *path,
-                  char *error, size_t size)
+int adapters_load(struct llama_adapters *out, const struct llama *model,
+                  const struct adapter_source *source, char *error, size_t size)
 {
     bl_peft *peft;
     int      result;
 
-    if (bl_peft_open(&peft, path) != 0) {
+    if (bl_peft_open(&peft, source->path) != 0) {
         snprintf(error, size, "%s", bl_io_last_error());
         return -1;
     }
-    if (bl_peft_get_count(peft) == 0) {
-        snprintf(error, size, "%s: holds no adapters", path);
+    if (source->temperature != 0 && bl_peft_get_method(peft) != BL_METHOD_BEAMLORA) {
+        snprintf(error, size, "%s: has no scores, so a temperature has no effect",
+                 source->path);
         result = -1;
     } else {
-        result = load_group(out, peft, model, path, error, size);
+        result = load_group(out, peft, model, source, error, size);
     }
     bl_peft_close(peft);
     return result;

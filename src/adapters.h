@@ -18,10 +18,32 @@ int adapters_parse_targets(int chosen[LLAMA_PROJECTIONS], const char *targets,
 /* Numbers that the adapters train. */
 int64_t adapters_parameters(const struct llama_adapters *adapters);
 
-/* Read a PEFT adapter directory as plain LoRA adapters with c = 1; q and k rows are
- * brought into the model's own rotary order. */
-int adapters_load(struct llama_adapters *out, const struct llama *model, const char *path,
-                  char *error, size_t size);
+/* An adapter on disk, and what it may not say itself. */
+struct adapter_source {
+    const char *path;        /* of a directory, or of a file of tensors alone */
+    double      alpha;       /* of such a file; 0: not given                  */
+    double      temperature; /* of the scores, if it has any; 0: not given    */
+};
+
+/* Read an adapter as plain LoRA adapters with c = 1; q and k rows are brought into the
+ * model's own rotary order. */
+int adapters_load(struct llama_adapters *out, const struct llama *model,
+                  const struct adapter_source *source, char *error, size_t size);
+
+/* What a training that begins with an adapter was told about it. */
+struct adapter_start {
+    struct adapter_source source;
+    const char           *targets; /* NULL: not given                                */
+    int64_t               rank;    /* at least the adapter's; 0: not given           */
+    int                   assumed; /* out: nothing says the temperature of its scores */
+};
+
+/* Adapters of a training that begin as those on disk: their modules, ranks and c.
+ * options->rank, alpha and, with scores, temperature become what was found; where they
+ * were given in `start` they must agree. */
+int adapters_start(struct llama_adapters *out, const struct llama *model,
+                   struct adapter_start *start, bl_options *options, char *error,
+                   size_t size);
 /* Write one, folded, in Hugging Face's row order. */
 int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
                   const char *base_name, const char *path, char *error, size_t size);

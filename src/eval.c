@@ -72,10 +72,11 @@ static int run(const struct opened *opened, const char *path, int64_t context,
 int command_eval(int argc, char **argv)
 {
     const char *model_path = NULL, *tokenizer_name = NULL, *data_path = NULL;
-    const char *adapter_path = NULL;
-    int64_t     context = 0, batch = 8;
-    int         json = 0, status;
-    char        error[MESSAGE_SIZE];
+
+    struct adapter_source adapter = { NULL, 0, 0 };
+    int64_t               context = 0, batch = 8;
+    int                   json = 0, status;
+    char                  error[MESSAGE_SIZE];
 
     struct flag flags[] = {
         { .name = "model",
@@ -93,9 +94,21 @@ int command_eval(int argc, char **argv)
           .value = &tokenizer_name,
           .help = "a tokenizer's file, or: bytes (default: the model directory's)" },
         { .name = "adapter",
-          .type = FLAG_DIRECTORY,
-          .value = &adapter_path,
-          .help = "PEFT adapter directory (default: none)" },
+          .type = FLAG_FILE,
+          .value = &adapter.path,
+          .help = "adapter directory or file (default: none)" },
+        { .name = "adapter-alpha",
+          .type = FLAG_REAL,
+          .value = &adapter.alpha,
+          .low = -1e30,
+          .high = 1e30,
+          .help = "lora_alpha of an adapter that is a file of tensors alone" },
+        { .name = "score-temperature",
+          .type = FLAG_REAL,
+          .value = &adapter.temperature,
+          .low = 0,
+          .high = 1e30,
+          .help = "of a published adapter's scores (the file's, else 0.05)" },
         { .name = "context",
           .type = FLAG_INTEGER,
           .value = &context,
@@ -128,8 +141,8 @@ int command_eval(int argc, char **argv)
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
-    if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path),
-                   adapter_path, error, sizeof error) != 0) {
+    if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path), &adapter,
+                   error, sizeof error) != 0) {
         return complain("%s", error);
     }
     if (run(&opened, data_path, context, batch, json, error, sizeof error) != 0) {

@@ -196,11 +196,12 @@ done:
 int command_generate(int argc, char **argv)
 {
     const char *model_path = NULL, *tokenizer_name = NULL, *prompt = "";
-    const char *adapter_path = NULL;
-    int64_t     tokens = 256;
-    uint64_t    seed = 0;
-    int         status;
-    char        error[MESSAGE_SIZE];
+
+    struct adapter_source adapter = { NULL, 0, 0 };
+    int64_t               tokens = 256;
+    uint64_t              seed = 0;
+    int                   status;
+    char                  error[MESSAGE_SIZE];
 
     struct sampler sampler = { .temperature = 1, .top_p = 0.9 };
     struct flag    flags[] = {
@@ -214,9 +215,21 @@ int command_generate(int argc, char **argv)
              .value = &tokenizer_name,
              .help = "a tokenizer's file, or: bytes (default: the model directory's)" },
            { .name = "adapter",
-             .type = FLAG_DIRECTORY,
-             .value = &adapter_path,
-             .help = "PEFT adapter directory (default: none)" },
+             .type = FLAG_FILE,
+             .value = &adapter.path,
+             .help = "adapter directory or file (default: none)" },
+           { .name = "adapter-alpha",
+             .type = FLAG_REAL,
+             .value = &adapter.alpha,
+             .low = -1e30,
+             .high = 1e30,
+             .help = "lora_alpha of an adapter that is a file of tensors alone" },
+           { .name = "score-temperature",
+             .type = FLAG_REAL,
+             .value = &adapter.temperature,
+             .low = 0,
+             .high = 1e30,
+             .help = "of a published adapter's scores (the file's, else 0.05)" },
            { .name = "prompt",
              .type = FLAG_STRING,
              .value = &prompt,
@@ -258,7 +271,7 @@ int command_generate(int argc, char **argv)
     }
     /* The generator stands still at 0. */
     sampler.state = seed != 0 ? seed : 0x9E3779B97F4A7C15u;
-    if (open_model(&opened, model_path, tokenizer_name, 1, adapter_path, error,
+    if (open_model(&opened, model_path, tokenizer_name, 1, &adapter, error,
                    sizeof error) != 0) {
         return complain("%s", error);
     }

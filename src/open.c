@@ -3,10 +3,8 @@
 
 #include <string.h>
 
-#include "adapters.h"
-
 int open_model(struct opened *out, const char *model, const char *tokenizer, int text,
-               const char *adapter, char *error, size_t size)
+               const struct adapter_source *adapter, char *error, size_t size)
 {
     memset(out, 0, sizeof *out);
     if (llama_load(&out->model, model, error, size) != 0) {
@@ -17,7 +15,7 @@ int open_model(struct opened *out, const char *model, const char *tokenizer, int
                        size) != 0) {
         goto failed;
     }
-    if (adapter != NULL) {
+    if (adapter != NULL && adapter->path != NULL) {
         if (adapters_load(&out->loaded, out->model, adapter, error, size) != 0) {
             goto failed;
         }

@@ -2,6 +2,7 @@
 #ifndef BEAMLORA_SRC_OPEN_H
 #define BEAMLORA_SRC_OPEN_H
 
+#include "adapters.h"
 #include "llama.h"
 #include "tokenizer.h"
 
@@ -16,12 +17,12 @@ struct opened {
  *   model      llama2.c file or Hugging Face directory
  *   tokenizer  as for tokenizer_open, NULL: the model's own
  *   text       0: no tokenizer is needed, and only one that is given is opened
- *   adapter    PEFT directory, or NULL
+ *   adapter    NULL, or with a path of NULL: none
  *
  * 0, or -1 with a line in error[size]. out->adapters points into *out: leave it in place.
  */
 int  open_model(struct opened *out, const char *model, const char *tokenizer, int text,
-                const char *adapter, char *error, size_t size);
+                const struct adapter_source *adapter, char *error, size_t size);
 void open_free(struct opened *opened);
 
 #endif

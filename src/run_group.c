@@ -46,7 +46,8 @@ static const char *const of_beamlora[] = { "preset",
 static const char *const of_adapters[] = { "rank",    "alpha",      "dropout",
                                            "targets", "b-lr-ratio", NULL };
 
-static const char *const of_paths[] = { "model", "data", "eval-data", NULL };
+static const char *const of_paths[] = { "model", "data", "eval-data", "init-adapter",
+                                        NULL };
 
 static void drop(json_t *settings, const char *const *keys)
 {

@@ -200,6 +200,9 @@ static void tell_idle_flags(const struct settings *settings, const struct flag *
                                flags[i].value == &settings->no_reallocation)) {
             reach = BEAMLORA;
         }
+        if (settings->starts && row != NULL && row->offset == AT(temperature)) {
+            reach = ADAPTERS;
+        }
         if (!has_effect(settings, reach)) {
             complain("note: --%s has no effect with --method %s", flags[i].name,
                      settings_method_name(settings));

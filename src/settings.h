@@ -13,6 +13,7 @@ struct settings {
     int32_t    method; /* index into lora, rslora, beamlora, full */
     int32_t    preset; /* bl_preset                               */
     int        no_reallocation;
+    int        starts; /* with an adapter, whose scores --temperature may be for */
     bl_options values; /* what the flags wrote, before the preset */
 };
 

@@ -75,6 +75,38 @@ static int load_data(struct train *train, struct data *data, const char *path,
     return 0;
 }
 
+static int given(const struct train *train, const char *name)
+{
+    for (int i = 0; i < train->flag_count; i++) {
+        if (train->flags[i].given && strcmp(train->flags[i].name, name) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Adapters as --init-adapter has them. */
+static int start_adapters(struct train *train)
+{
+    const bl_options    *o = &train->options;
+    struct adapter_start start = { .targets = train->targets_list };
+
+    start.source.path = train->init_path;
+    start.source.alpha = given(train, "alpha") ? o->alpha : 0;
+    start.source.temperature = given(train, "temperature") ? o->temperature : 0;
+    start.rank = given(train, "rank") ? o->rank : 0;
+    if (adapters_start(&train->adapters, train->model, &start, &train->options,
+                       train->error, sizeof train->error) != 0) {
+        return -1;
+    }
+    if (start.assumed) {
+        complain("note: %s does not say the temperature of its scores: %g is taken, or "
+                 "what --temperature says",
+                 train->init_path, start.source.temperature);
+    }
+    return 0;
+}
+
 /* The parameters: all weights, or adapters beside them. */
 static int create_parameters(struct train *train)
 {
@@ -86,8 +118,12 @@ static int create_parameters(struct train *train)
         return full_create(&train->full, train->model, o->beta1, o->beta2, o->epsilon,
                            o->weight_decay, error, size);
     }
-    if (adapters_create(&train->adapters, train->model, train->targets_list, o, error,
-                        size) != 0) {
+    if (train->init_path != NULL) {
+        if (start_adapters(train) != 0) {
+            return -1;
+        }
+    } else if (adapters_create(&train->adapters, train->model, train->targets_list, o,
+                               error, size) != 0) {
         return -1;
     }
     if (o->reallocation && bl_plan_create(&train->plan, train->adapters.group) != 0) {
@@ -246,13 +282,15 @@ static int load(struct train *train)
 
 /* ===== The whole ========================================================== */
 
-/* before: the bare model is measured */
+/* before: the bare model is measured, or with the adapter that it begins with */
 static int measure(struct train *train, int before, struct evaluation *result)
 {
+    int bare = before && train->init_path == NULL;
+
     if (train->eval_path == NULL) {
         return 0;
     }
-    if (evaluate(train->model, before ? NULL : train_adapters(train), &train->eval_data,
+    if (evaluate(train->model, bare ? NULL : train_adapters(train), &train->eval_data,
                  train->context, train->batch, result, train->error,
                  sizeof train->error) != 0) {
         return -1;

@@ -20,7 +20,7 @@
 struct train {
     /* flags */
     const char     *model_path, *tokenizer_path, *data_path, *eval_path, *dump_path;
-    const char     *out, *resume;
+    const char     *out, *resume, *init_path;
     const char     *targets_list;
     int64_t         steps, batch, context, accumulate;
     int64_t         eval_every, checkpoint_every, ranks_every;

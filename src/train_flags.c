@@ -1,8 +1,13 @@
 /* Flags of `beamlora train`, from the command line or from the run that is resumed. */
+#define _POSIX_C_SOURCE 200809L
+
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "file.h"
 #include "train.h"
 
 static const struct command_line train_line = {
@@ -49,6 +54,10 @@ static int list_flags(struct train *train, struct flag *flags)
           .type = FLAG_FILE,
           .value = &train->eval_path,
           .help = "the same as data, for evaluation" },
+        { .name = "init-adapter",
+          .type = FLAG_FILE,
+          .value = &train->init_path,
+          .help = "begin with this adapter: its modules, ranks and scaling" },
         { .name = "out",
           .type = FLAG_DIRECTORY,
           .value = &train->out,
@@ -173,6 +182,10 @@ static int check_flags(struct train *train)
         complain("--dump-gradients is for adapters, not for --method full");
         return 2;
     }
+    if (train->init_path != NULL && settings_is_full(&train->settings)) {
+        complain("--init-adapter is for adapters, not for --method full");
+        return 2;
+    }
     return 0;
 }
 
@@ -217,8 +230,10 @@ static int parse_resumed(struct train *train)
 /* Relative names are those of the place where the run was started. */
 static int find_files(struct train *train)
 {
-    const char **names[] = { &train->model_path, &train->data_path, &train->eval_path,
-                             &train->tokenizer_path, &train->dump_path };
+    const char **names[] = {
+        &train->model_path,     &train->data_path, &train->eval_path,
+        &train->tokenizer_path, &train->dump_path, &train->init_path
+    };
 
     train->model_name = train->model_path;
     for (size_t i = 0; train->resume != NULL && i < sizeof names / sizeof names[0]; i++) {
@@ -229,6 +244,34 @@ static int find_files(struct train *train)
                 return -1;
             }
         }
+    }
+    return 0;
+}
+
+/* The adapter that a training begins with must outlive it: a resumed run looks at it
+ * again. */
+static int check_init(struct train *train)
+{
+    const char *places[] = { train->init_path, train->out };
+    struct stat found[2];
+    int         same = train->resume == NULL;
+
+    for (int i = 0; same && i < 2; i++) {
+        char *path = NULL;
+
+        same = places[i] != NULL;
+        if (same && (stat(places[i], &found[i]) != 0 || S_ISDIR(found[i].st_mode))) {
+            path = file_join(places[i], "adapter_model.safetensors", train->error,
+                             sizeof train->error);
+            same = path != NULL && stat(path, &found[i]) == 0;
+        }
+        free(path);
+    }
+    if (same && found[0].st_dev == found[1].st_dev &&
+        found[0].st_ino == found[1].st_ino) {
+        snprintf(train->error, sizeof train->error,
+                 "--init-adapter %.200s: --out would replace it", train->init_path);
+        return -1;
     }
     return 0;
 }
@@ -252,7 +295,8 @@ int train_parse(struct train *train, int argc, char **argv)
     }
     train->sampling = (struct sampling){ train->batch, train->accumulate, train->context,
                                          0, train->order };
-    if (find_files(train) != 0 ||
+    train->settings.starts = train->init_path != NULL;
+    if (find_files(train) != 0 || check_init(train) != 0 ||
         settings_apply(&train->settings, train->flags, train->flag_count, train->steps,
                        &train->options, train->error, sizeof train->error) != 0) {
         return -1;

@@ -230,6 +230,8 @@ START_TEST(a_directory_is_opened_with_its_tokenizer)
     struct llama  model = make_model();
     struct opened opened;
 
+    const struct adapter_source none = { "/none", 0, 0 };
+
     ck_assert_ptr_nonnull(mkdtemp(directory));
     model.config.bos = 256;
     model.config.eos = 257;
@@ -253,8 +255,8 @@ START_TEST(a_directory_is_opened_with_its_tokenizer)
     ck_assert_int_eq(
         open_model(&opened, directory, "/none", 0, NULL, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "/none"));
-    ck_assert_int_eq(
-        open_model(&opened, directory, NULL, 1, "/none", error, sizeof error), -1);
+    ck_assert_int_eq(open_model(&opened, directory, NULL, 1, &none, error, sizeof error),
+                     -1);
     ck_assert_ptr_nonnull(strstr(error, "/none"));
     ck_assert_int_eq(open_model(&opened, "/none", NULL, 1, NULL, error, sizeof error),
                      -1);

@@ -540,6 +540,7 @@ END_TEST
  * file; and B's rows in the adapter file are in the directory's order. */
 START_TEST(adapters_fit_both)
 {
+    struct adapter_source source = { NULL, 0, 0 };
     struct llama         *bin, *hf;
     struct llama_adapters made, loaded;
     bl_options            options = default_options(BL_F32);
@@ -566,7 +567,8 @@ START_TEST(adapters_fit_both)
     ck_assert_int_eq(adapters_save(&made, bin, "base", path[0], error, sizeof error), 0);
     adapters_free(&made);
 
-    ck_assert_int_eq(adapters_load(&loaded, hf, path[0], error, sizeof error), 0);
+    source.path = path[0];
+    ck_assert_int_eq(adapters_load(&loaded, hf, &source, error, sizeof error), 0);
     got = logits_of(hf, &loaded);
     check_same(got, want, LENGTH * own_head.vocab);
     free(got);
