@@ -193,6 +193,45 @@ run generate --model "$model" --tokenizer bytes --prompt 'the quick ' --tokens 4
     --temperature 0 --adapter "$work/lora"
 is "the same again" cmp -s "$work/out" "$work/generated"
 
+# ----- beginning with an adapter -----
+
+begin="$files --batch 4 --context 32 --steps 24 --lr 1e-3 $evaluation --json"
+ok "eval" eval --model "$model" --tokenizer bytes --data "$work/eval.txt" --context 32 \
+    --adapter "$work/targets" --json
+ended=$(number loss)
+for method in lora rslora beamlora; do
+    ok "$method begins with an adapter" train $begin --init-adapter "$work/targets" \
+        --method $method --out "$work/begun_$method"
+    near "$method begins where it ended" "$(number eval_loss_before)" "$ended" 1e-5
+    less "$method learns on" "$(number eval_loss)" "$ended"
+    is "$method: its modules alone" \
+        [ "$(head -n 1 "$work/begun_$method/ranks.jsonl" | grep -o '"name"' | wc -l)" = 6 ]
+done
+ok "flags that agree" train $begin --init-adapter "$work/targets" --rank 12 --alpha 12 \
+    --targets down_proj,q_proj,v_proj
+near "ranks added change nothing" "$(number eval_loss_before)" "$ended" 1e-5
+refused 1 '--rank 4: the adapter in .* has rank 8 in model' train $begin \
+    --init-adapter "$work/targets" --rank 4
+refused 1 '--alpha 16: with rank 8 .* has alpha 8' train $begin \
+    --init-adapter "$work/targets" --alpha 16
+refused 1 '--targets q_proj: .* is for q_proj,v_proj,down_proj' train $begin \
+    --init-adapter "$work/targets" --targets q_proj
+refused 2 'not for --method full' train $begin --init-adapter "$work/targets" --method full
+refused 1 'none' train $begin --init-adapter "$work/none"
+# tensors alone
+weights=$work/targets/adapter_model.safetensors
+cp "$weights" "$work/bare.safetensors"
+refused 1 '--alpha must say' train $begin --init-adapter "$work/bare.safetensors"
+ok "begin with tensors alone" train $begin --init-adapter "$work/bare.safetensors" --alpha 8
+near "alpha is told" "$(number eval_loss_before)" "$ended" 1e-5
+adapted="--model $model --tokenizer bytes --data $work/eval.txt --context 32 --json"
+refused 1 'alpha must be given' eval $adapted --adapter "$work/bare.safetensors"
+ok "eval with tensors alone" eval $adapted --adapter "$work/bare.safetensors" \
+    --adapter-alpha 8
+near "the same loss" "$(number loss)" "$ended" 1e-5
+refused 1 'has its own' eval $adapted --adapter "$work/targets" --adapter-alpha 8
+refused 1 'has no scores' eval $adapted --adapter "$work/targets" --score-temperature 0.05
+
 # ----- examples: JSON lines -----
 
 # 258 ids: bytes with BOS and EOS

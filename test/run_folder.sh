@@ -167,6 +167,34 @@ kill -CONT "$process" 2> /dev/null
 wait "$process"
 same "a run while another wanted it" "$work/busy"
 
+# ----- beginning with an adapter -----
+
+begun="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-3 --p-start 0.6
+    --checkpoint-every 5 $evaluation"
+ok "begin with a run's adapter" train $begun --init-adapter "$work/whole" --rank 6 \
+    --out "$work/begun" --json
+near "it begins where that ended" "$(number eval_loss_before)" "$final" 1e-5
+is "run.json has the adapter's alpha at the larger rank" \
+    grep -q '"alpha": 6.0' "$work/begun/run.json"
+rm -rf "$work/begun.killed"
+"$program" train $begun --init-adapter "$work/whole" --rank 6 --out "$work/begun.killed" \
+    > "$work/out" 2>&1 &
+process=$!
+until_step 9 "$work/begun.killed"
+kill -9 "$process" 2> /dev/null
+wait "$process" 2> /dev/null
+ok "begun with an adapter: resume after kill -9" train --resume "$work/begun.killed"
+for file in adapter_model.safetensors adapter_config.json log.jsonl ranks.jsonl \
+    plans.jsonl checkpoint.safetensors; do
+    is "begun with an adapter: $file" cmp -s "$work/begun/$file" "$work/begun.killed/$file"
+done
+refused 1 'would replace it' train $begun --init-adapter "$work/begun" \
+    --out "$work/begun" --overwrite
+is "what it would have replaced is there" [ -s "$work/begun/adapter_model.safetensors" ]
+mv "$work/whole" "$work/whole.gone"
+refused 1 'whole' train --resume "$work/begun.killed"
+mv "$work/whole.gone" "$work/whole"
+
 # --method full
 full="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-3 --method full
     --checkpoint-every 5"

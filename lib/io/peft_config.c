@@ -354,28 +354,40 @@ void bl__io_config_close(struct bl__io_config *config)
     memset(config, 0, sizeof *config);
 }
 
+/* The list of an AdaLoRA module in rank_pattern, or NULL. */
+static int find_mask(const struct bl__io_config *config, const char *module,
+                     const json_t **mask)
+{
+    static const char *const endings[] = { ".lora_E", ".lora_E.default" };
+    const json_t            *masks = json_object_get(config->root, "rank_pattern");
+    size_t                   length = strlen(module);
+    char                    *key = malloc(length + strlen(endings[1]) + 1);
+    if (key == NULL) {
+        return bl__io_fail(BL_E_NOMEM, config->path, "out of memory");
+    }
+    memcpy(key, module, length);
+    *mask = NULL;
+    for (int i = 0; i < 2 && *mask == NULL; i++) {
+        memcpy(key + length, endings[i], strlen(endings[i]) + 1);
+        *mask = json_object_get(masks, key);
+    }
+    free(key);
+    return 0;
+}
+
 /* Ranks that an AdaLoRA module still has, and its scale. PEFT's divisor stays that of
  * init_r; an alpha of 0 or less stands for the rank. */
 static int adalora_scale(const struct bl__io_config *config, const char *module,
                          int64_t *rank, double *scale)
 {
-    json_t *masks = json_object_get(config->root, "rank_pattern");
-    size_t  length = strlen(module);
-    *rank = config->rank;
-    for (void *at = json_object_iter(masks); at != NULL;
-         at = json_object_iter_next(masks, at)) {
-        const char *key = json_object_iter_key(at);
-        if (strncmp(key, module, length) == 0 &&
-            (strcmp(key + length, ".lora_E") == 0 ||
-             strcmp(key + length, ".lora_E.default") == 0)) {
-            size_t  i;
-            json_t *value;
-            *rank = 0;
-            json_array_foreach(json_object_iter_value(at), i, value)
-            {
-                *rank += json_is_true(value);
-            }
-        }
+    const json_t *mask;
+    int           code = find_mask(config, module, &mask);
+    if (code != 0) {
+        return code;
+    }
+    *rank = mask == NULL ? config->rank : 0;
+    for (size_t i = 0; i < json_array_size(mask); i++) {
+        *rank += json_is_true(json_array_get(mask, i));
     }
     double alpha = config->alpha > 0 ? config->alpha : (double) *rank;
     *scale = alpha / ((double) config->rank + 1e-5);
