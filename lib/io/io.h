@@ -178,16 +178,11 @@ int bl__io_config_scale(const struct bl__io_config *config, const char *module,
 /* Options, checked and filled up: *opt may be NULL. */
 int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt);
 
-/* One row of a tensor, values [shape[1]], to the file in the entry's dtype, F32 or F64;
- * what is not finite there is refused by the tensor's name. */
-int bl__io_write_row(struct bl__io_file *file, const struct bl__io_entry *entry,
-                     const double *values);
-
 /* Write both files of an adapter directory, which is made if absent, and rename them when
  * both are whole. The two functions write to the end, bl__io_file_finish included. */
-typedef int (*bl__io_write_fn)(const void *job, struct bl__io_file *file);
-int bl__io_write_peft(const char *dir, const void *job, bl__io_write_fn write_config_fn,
-                      bl__io_write_fn write_model_fn);
+typedef int (*bl__io_write_fn)(void *job, struct bl__io_file *file);
+int bl__io_write_peft(const char *dir, void *job, bl__io_write_fn write_config,
+                      bl__io_write_fn write_model);
 
 /* target_modules for a group; NULL when out of memory. */
 json_t *bl__io_peft_targets(const bl_group *group);

@@ -366,7 +366,6 @@ static int find_mask(const struct bl__io_config *config, const char *module,
         return bl__io_fail(BL_E_NOMEM, config->path, "out of memory");
     }
     memcpy(key, module, length);
-    *mask = NULL;
     for (int i = 0; i < 2 && *mask == NULL; i++) {
         memcpy(key + length, endings[i], strlen(endings[i]) + 1);
         *mask = json_object_get(masks, key);
@@ -380,7 +379,7 @@ static int find_mask(const struct bl__io_config *config, const char *module,
 static int adalora_scale(const struct bl__io_config *config, const char *module,
                          int64_t *rank, double *scale)
 {
-    const json_t *mask;
+    const json_t *mask = NULL;
     int           code = find_mask(config, module, &mask);
     if (code != 0) {
         return code;

@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "io.h"
 
@@ -103,27 +101,28 @@ static double folded_value(const struct job *job, const void *data, int64_t at)
     return (double) singles[at];
 }
 
-int bl__io_write_row(struct bl__io_file *file, const struct bl__io_entry *entry,
-                     const double *values)
+/* job->row [cols] to the file, in its dtype; a float takes the place of its double. */
+static int write_row(struct job *job, struct bl__io_file *file,
+                     const struct bl__io_entry *entry)
 {
     int64_t cols = entry->shape[1];
     for (int64_t j = 0; j < cols; j++) {
-        if (!isfinite(values[j])) {
+        if (!isfinite(job->row[j])) {
             return bl__io_fail(BL_E_NONFINITE, file->path,
                                "tensor %s: a value is not finite", entry->name);
         }
-        if (entry->dtype == BL_F32 && !isfinite((float) values[j])) {
+        if (entry->dtype == BL_F32 && !isfinite((float) job->row[j])) {
             return bl__io_fail(BL_E_RANGE, file->path,
                                "tensor %s: %g is too large for F32", entry->name,
-                               values[j]);
+                               job->row[j]);
         }
     }
     if (entry->dtype == BL_F64) {
-        return bl__io_file_write_values(file, values, (size_t) cols, sizeof(double));
+        return bl__io_file_write_values(file, job->row, (size_t) cols, sizeof(double));
     }
     int code = 0;
     for (int64_t j = 0; j < cols && code == 0; j++) {
-        float value = (float) values[j];
+        float value = (float) job->row[j];
         code = bl__io_file_write_values(file, &value, 1, sizeof value);
     }
     return code;
@@ -155,7 +154,7 @@ static int write_tensor(struct job *job, struct bl__io_file *file,
                 job->row[j] = i < r ? folded_value(job, job->a, i * in + j) : 0;
             }
         }
-        int code = bl__io_write_row(file, entry, job->row);
+        int code = write_row(job, file, entry);
         if (code != 0) {
             return code;
         }
@@ -163,52 +162,24 @@ static int write_tensor(struct job *job, struct bl__io_file *file,
     return 0;
 }
 
-static int write_model(const void *user, struct bl__io_file *file)
+static int write_model(struct job *job, struct bl__io_file *file)
 {
-    /* the buffers of a job change while it is written, what it says does not */
-    struct job               job = *(const struct job *) user;
     static const char *const metadata[] = { "format", "pt", NULL };
-    int code = bl__io_write_header(file, job.entries, 2 * job.count, metadata);
-    for (int64_t i = 0; i < 2 * job.count && code == 0; i++) {
-        code = write_tensor(&job, file, &job.entries[i]);
+    int code = bl__io_write_header(file, job->entries, 2 * job->count, metadata);
+    for (int64_t i = 0; i < 2 * job->count && code == 0; i++) {
+        code = write_tensor(job, file, &job->entries[i]);
     }
     return code == 0 ? bl__io_file_finish(file) : code;
 }
 
-/* What target_modules names: the last part of a module's name, as PEFT and vLLM compare
- * it; all of the name when that part is a number and would say nothing. */
-static const char *target_of(const char *name)
+static json_t *make_targets(const struct job *job)
 {
-    const char *dot = strrchr(name, '.');
-    const char *last = dot == NULL ? name : dot + 1;
-    return last[strspn(last, "0123456789")] == '\0' ? name : last;
+    return bl__io_peft_targets(job->group);
 }
 
-json_t *bl__io_peft_targets(const bl_group *group)
+static int write_config(const struct job *job, struct bl__io_file *file)
 {
-    json_t *targets = json_array();
-    json_t *seen = json_object();
-    int     failed = targets == NULL || seen == NULL;
-    for (int64_t k = 0; k < bl_group_get_count(group) && !failed; k++) {
-        const char *name = bl_adapter_get_name(bl_group_get_adapter(group, k));
-        const char *target = target_of(name);
-        if (json_object_get(seen, target) == NULL) {
-            failed = json_object_set_new(seen, target, json_true()) != 0 ||
-                     json_array_append_new(targets, json_string(target)) != 0;
-        }
-    }
-    json_decref(seen);
-    if (failed) {
-        json_decref(targets);
-        return NULL;
-    }
-    return targets;
-}
-
-static int write_config(const void *user, struct bl__io_file *file)
-{
-    const struct job *job = user;
-    const char       *task =
+    const char *task =
         job->options.task_type == NULL ? "CAUSAL_LM" : job->options.task_type;
     json_int_t rank = (json_int_t) job->rank;
     /* The keys that every version of the readers knows; newer ones would make older
@@ -218,11 +189,10 @@ static int write_config(const void *user, struct bl__io_file *file)
         "s:{}, s:{}, s:n, s:n, s:s}",
         "peft_type", "LORA", "task_type", task, "base_model_name_or_path",
         job->options.base_model_name_or_path, "revision", "inference_mode", 1, "r", rank,
-        "lora_alpha", rank, "lora_dropout", 0.0, "target_modules",
-        bl__io_peft_targets(job->group), "bias", "none", "fan_in_fan_out", 0,
-        "init_lora_weights", 1, "use_rslora", 0, "use_dora", 0, "modules_to_save",
-        "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
-        "peft_version", "0.18.0");
+        "lora_alpha", rank, "lora_dropout", 0.0, "target_modules", make_targets(job),
+        "bias", "none", "fan_in_fan_out", 0, "init_lora_weights", 1, "use_rslora", 0,
+        "use_dora", 0, "modules_to_save", "rank_pattern", "alpha_pattern",
+        "layers_to_transform", "layers_pattern", "peft_version", "0.18.0");
     if (root == NULL) {
         return bl__io_fail(BL_E_ARG, file->path,
                            "base_model_name_or_path or task_type is not UTF-8");
@@ -232,59 +202,14 @@ static int write_config(const void *user, struct bl__io_file *file)
     return code == 0 ? bl__io_file_finish(file) : code;
 }
 
-/* The tensors first: a reader that finds the configuration finds them too. */
-static int publish(struct bl__io_file *model, struct bl__io_file *config)
+static int config_file(void *job, struct bl__io_file *file)
 {
-    int code = bl__io_file_publish(model);
-    if (code == 0) {
-        code = bl__io_file_publish(config);
-    }
-    return code == 0 ? bl__io_sync_folder(config->path) : code;
+    return write_config(job, file);
 }
 
-static int write_files(const void *job, bl__io_write_fn write_config_fn,
-                       bl__io_write_fn write_model_fn, const char *model_path,
-                       const char *config_path)
+static int model_file(void *job, struct bl__io_file *file)
 {
-    struct bl__io_file model;
-    struct bl__io_file config;
-    int                code = bl__io_file_create(&model, model_path);
-    if (code != 0) {
-        return code;
-    }
-    code = bl__io_file_create(&config, config_path);
-    if (code == 0) {
-        code = write_config_fn(job, &config);
-        if (code == 0) {
-            code = write_model_fn(job, &model);
-        }
-        if (code == 0) {
-            code = publish(&model, &config);
-        }
-        bl__io_file_abandon(&config);
-    }
-    bl__io_file_abandon(&model);
-    return code;
-}
-
-int bl__io_write_peft(const char *dir, const void *job, bl__io_write_fn write_config_fn,
-                      bl__io_write_fn write_model_fn)
-{
-    int made = mkdir(dir, 0777) == 0;
-    if (!made && errno != EEXIST) {
-        return bl__io_fail_errno(errno, dir, "cannot make the folder");
-    }
-    char *model = bl__io_join(dir, BL__IO_MODEL);
-    char *config = bl__io_join(dir, BL__IO_CONFIG);
-    int   code = model == NULL || config == NULL
-                     ? bl__io_fail(BL_E_NOMEM, dir, "out of memory")
-                     : write_files(job, write_config_fn, write_model_fn, model, config);
-    free(model);
-    free(config);
-    if (code != 0 && made) {
-        rmdir(dir);
-    }
-    return code;
+    return write_model(job, file);
 }
 
 static int save(struct job *job, const char *dir)
@@ -296,7 +221,7 @@ static int save(struct job *job, const char *dir)
         return code;
     }
     name_tensors(job);
-    return bl__io_write_peft(dir, job, write_config, write_model);
+    return bl__io_write_peft(dir, job, config_file, model_file);
 }
 
 int bl_peft_save(const bl_group *group, const char *dir, const bl_peft_options *opt)

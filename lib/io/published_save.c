@@ -145,6 +145,29 @@ static void name_tensors(struct job *job)
     }
 }
 
+/* job->row [cols] to the file, in its dtype. */
+static int write_row(const struct job *job, struct bl__io_file *file,
+                     const struct bl__io_entry *entry)
+{
+    int code = 0;
+    for (int64_t j = 0; j < entry->shape[1] && code == 0; j++) {
+        double value = job->row[j];
+        float  single = (float) value;
+        if (!isfinite(value)) {
+            code = bl__io_fail(BL_E_NONFINITE, file->path,
+                               "tensor %s: a value is not finite", entry->name);
+        } else if (entry->dtype == BL_F64) {
+            code = bl__io_file_write_values(file, &value, 1, sizeof value);
+        } else if (!isfinite(single)) {
+            code = bl__io_fail(BL_E_RANGE, file->path,
+                               "tensor %s: %g is too large for F32", entry->name, value);
+        } else {
+            code = bl__io_file_write_values(file, &single, 1, sizeof single);
+        }
+    }
+    return code;
+}
+
 static int write_tensor(const struct job *job, struct bl__io_file *file,
                         const struct bl__io_entry *entry)
 {
@@ -164,12 +187,12 @@ static int write_tensor(const struct job *job, struct bl__io_file *file,
             job->row[j] =
                 part == BL_TENSOR_B ? value_at(&view, j, from) : value_at(&view, from, j);
         }
-        code = bl__io_write_row(file, entry, job->row);
+        code = write_row(job, file, entry);
     }
     return code;
 }
 
-static int write_model(const void *user, struct bl__io_file *file)
+static int write_model(void *user, struct bl__io_file *file)
 {
     const struct job *job = user;
     json_t           *tau = json_real(bl_group_get_temperature(job->group));
@@ -226,7 +249,7 @@ static json_t *make_pattern(const struct job *job, int ranks)
     return pattern;
 }
 
-static int write_config(const void *user, struct bl__io_file *file)
+static int write_config(void *user, struct bl__io_file *file)
 {
     const struct job *job = user;
     const char       *task =
