@@ -7,14 +7,17 @@
  *                   as PEFT, vLLM and llama.cpp's converter load it (docs/peft.md)
  *     published     the same with scores, as the published BeamLoRA code keeps its
  *                   trainings (docs/published.md)
+ *     GGUF          one file with an adapter as llama.cpp loads it; written only
+ *                   (docs/gguf.md)
  *
  * Order of calls:
  *
  *     bl_safetensors_open -> bl_safetensors_find, _get_tensor, _copy -> _close
- *     bl_safetensors_write
+ *     bl_safetensors_write, bl_safetensors_stream
  *     bl_peft_save                                   a group to a directory, folded
  *     bl_published_save                              the same, not folded, with scores
  *     bl_peft_open -> bl_peft_get_module, bl_peft_load -> bl_peft_close
+ *     bl_gguf_save                                   a group to a file, folded
  *
  * Letters and conventions are those of beamlora.h: 0 or a negative BL_E_ code, on
  * failure nothing has changed, get_ borrows and copy_ copies. This library stands on
@@ -157,6 +160,25 @@ BL_API int bl_safetensors_copy(const bl_safetensors *file, int64_t index, int32_
 BL_API int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count,
                                 const char *const *metadata);
 
+/** Delivers the data of array `index` of bl_safetensors_stream by calls of `write(to, data,
+ *  bytes)`: all of it, in pieces of whole elements. Anything but 0 gives the writing up:
+ *  what `write` returned, or the host's own. */
+typedef int (*bl_array_fn)(void *user, int64_t index, bl_write_fn write, void *to);
+
+/**
+ * The same for arrays that do not exist in memory all at once: each is asked for when its
+ * turn comes, in the order of the file.
+ *
+ *   arrays   [count] read; data is not looked at
+ *   source   called once for each array; user is handed through
+ *
+ * Returns what bl_safetensors_write does; BL_E_USER when source gives up, BL_E_SHAPE when
+ * it delivers too little or too much. Since 0.1.
+ */
+BL_API int bl_safetensors_stream(const char *path, const bl_array *arrays, int64_t count,
+                                 const char *const *metadata, bl_array_fn source,
+                                 void *user);
+
 /* ===== PEFT =============================================================== */
 
 /** How an adapter directory is written or read. NULL: the defaults. */
@@ -171,9 +193,9 @@ typedef struct bl_peft_options {
      * all as they are. bl_peft_load undoes what bl_peft_save did. */
     const int64_t *const *row_order;
 
-    int64_t rank;     /* save: r of the file, at least the largest; 0 (default): that  */
-    int32_t dtype;    /* save: BL_F32 (default) or BL_F64                              */
-    int32_t reserved; /* 0                                                             */
+    int64_t rank;    /* save: r of the file, at least the largest; 0 (default): that   */
+    int32_t dtype;   /* save: BL_F32 (default), BL_F64, BL_F16, BL_BF16; to nearest    */
+    int32_t compact; /* save: 1: no padding, only ranks that contribute; default 0     */
 
     double alpha; /* load: lora_alpha of a file without adapter_config.json; 0 (default)
                      for all others                                                    */
@@ -203,8 +225,13 @@ BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
  *
  *   dir   made if absent (its parent must exist); other files in it are left alone
  *
+ * compact: every module has the ranks that contribute (a zero row in A' or column in B
+ * does not; at least one), rank_pattern and alpha_pattern say how many where that is not
+ * r. PEFT and vLLM read it alike, llama.cpp's converter takes a wrong scale.
+ *
  * The scores are spent: what is written cannot be trained on as BeamLoRA.
- * Returns 0; BL_E_NONFINITE and BL_E_RANGE (too large for F32) by tensor name;
+ * Returns 0; BL_E_NONFINITE and BL_E_RANGE (too large for dtype) by tensor name; BL_E_ARG
+ * for names that rank_pattern cannot tell apart;
  * BL_E_OPTIONS; BL_E_RANGE for a rank too small or a row_order that is no permutation;
  * BL_E_IO; BL_E_NOMEM. On failure an adapter that was there before is still whole, unless
  * the renaming itself fails half way. Since 0.1.
@@ -297,6 +324,50 @@ BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module
  * Since 0.1.
  */
 BL_API int bl_peft_load(const bl_peft *peft, bl_group *group, const bl_peft_options *opt);
+
+/* ===== GGUF =============================================================== */
+
+/** How a GGUF adapter is written. NULL: the defaults, which do for adapters of a Llama's
+ *  o_proj, v_proj and MLP. */
+typedef struct bl_gguf_options {
+    size_t size; /* bytes of this struct as the caller knows it; set by init */
+    const char
+        *architecture; /* the base's general.architecture; NULL: "llama"           */
+    const char *name;  /* general.name; NULL (default): not written                */
+
+    /* [count] the base's tensor for each adapter, "blk.0.attn_q.weight"; NULL (default):
+     * worked out from names "model.layers.<i>.self_attn.q_proj" and so on. */
+    const char *const *tensors;
+
+    /* How many heads attn_q and attn_k have: their rows of B, in Hugging Face's order
+     * (rotary pairs i, i + head_dim/2), are brought into GGUF's (2i, 2i + 1). 0 (default):
+     * rows as they are; for "llama" that is refused unless `interleaved` is 1: the host
+     * has GGUF's order already. */
+    int64_t heads, kv_heads;
+    int32_t interleaved; /* 0 (default) or 1                          */
+    int32_t dtype;       /* BL_F32 (default), BL_F16, BL_BF16; to nearest */
+} bl_gguf_options;
+
+/** Fill in the defaults; as bl_peft_options_init. Since 0.1. */
+BL_API int bl_gguf_options_init(bl_gguf_options *opt, size_t size);
+
+/**
+ * Write a group as a GGUF v3 adapter for llama.cpp: bl_adapter_fold, every module padded
+ * with zeros to one rank r, adapter.lora.alpha = r, so that the scale is 1.
+ *
+ *     <tensor>.lora_a   ne = [in, r]      c diag(g) A
+ *     <tensor>.lora_b   ne = [r, out]     B, rows of q and k as `heads` says
+ *
+ *   path   read; an old file is replaced as a whole or not at all
+ *
+ * The scores are spent. Names and sizes are checked before anything is written. Returns 0;
+ * BL_E_ARG for adapters without a tensor's name, names above 63 bytes with their suffix,
+ * or repeated ones; BL_E_RANGE for heads that do not divide the rows of q or k;
+ * BL_E_NONFINITE and BL_E_RANGE (too large for dtype) by tensor name; BL_E_OPTIONS;
+ * BL_E_IO; BL_E_NOMEM. On failure an old file is still there. Since 0.1.
+ */
+BL_API int bl_gguf_save(const bl_group *group, const char *path,
+                        const bl_gguf_options *opt);
 
 #ifdef __cplusplus
 }

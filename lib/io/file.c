@@ -75,6 +75,7 @@ int bl__io_file_write(struct bl__io_file *file, const void *data, size_t bytes)
     if (bytes == 0) {
         return 0;
     }
+    file->written += bytes;
     if (bytes > BUFFER_BYTES - file->used) {
         int code = flush(file);
         if (code != 0) {

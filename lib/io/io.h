@@ -1,6 +1,7 @@
 /*
  * What the files of libbeamlora-io share: failing, files that appear whole or not at
- * all, the parsed form of a safetensors header, and the one writer of such headers.
+ * all, the parsed form of a safetensors header, the one writer of such headers, adapters
+ * folded for a file.
  */
 #ifndef BEAMLORA_LIB_IO_IO_H
 #define BEAMLORA_LIB_IO_IO_H
@@ -36,8 +37,9 @@ struct bl__io_file {
     const char    *path; /* borrowed: named in messages, renamed to */
     char          *temp;
     unsigned char *buffer;
-    size_t         used; /* bytes waiting in the buffer */
-    int            fd;   /* -1: not open                */
+    size_t         used;    /* bytes waiting in the buffer */
+    uint64_t       written; /* bytes in all, those too     */
+    int            fd;      /* -1: not open                */
 };
 
 /* Create, write, finish (to the disk, closed), publish (rename). After a create that
@@ -111,6 +113,38 @@ int bl__io_write_header(struct bl__io_file *file, struct bl__io_entry *entries,
 /* Write JSON as text, then a newline. */
 int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags);
 
+/* ===== Folded adapters ==================================================== */
+
+/* A group's adapters, to be written as plain LoRAs of scale 1. */
+struct bl__io_fold {
+    const bl_group *group;
+    int64_t        *first, *kept; /* [count] where in list, how many ranks */
+    int64_t        *list;         /* the ranks that are written            */
+    int64_t         rank;         /* the largest of kept, at least 1       */
+    void           *a, *b;        /* the adapter folded last, [r, in] and [out, r] */
+    int64_t         folded;       /* which one that is; -1: none           */
+    int32_t         dtype;        /* of a and b                            */
+};
+
+/* compact: only ranks that contribute are kept (of a module without any, one). Close it
+ * also after a failure. */
+int  bl__io_fold_open(struct bl__io_fold *fold, const bl_group *group, int compact);
+void bl__io_fold_close(struct bl__io_fold *fold);
+
+/* A tensor of the file: A' [rank, in], or B [out, rank], padded with zeros to `rank`. */
+struct bl__io_fold_tensor {
+    const char    *name;
+    const int64_t *order; /* of B's rows, or NULL  */
+    int64_t        rank;
+    int32_t        dtype; /* F32, F64, F16 or BF16 */
+    int            is_b;
+};
+
+/* Adapter k's tensor, row-major, rounded to nearest even; what is not finite or too large
+ * for the type is refused by the tensor's name. */
+int bl__io_fold_write(struct bl__io_fold *fold, struct bl__io_file *file, int64_t k,
+                      const struct bl__io_fold_tensor *tensor);
+
 /* ===== PEFT =============================================================== */
 
 #define BL__IO_PREFIX "base_model.model."
@@ -175,6 +209,11 @@ void bl__io_config_close(struct bl__io_config *config);
 int bl__io_config_scale(const struct bl__io_config *config, const char *module,
                         int64_t rows, int64_t *rank, double *scale);
 
+/* Keys of rank_pattern: does this one have no character that is special in a regular
+ * expression; does it match the module's name? */
+int bl__io_key_is_plain(const char *key);
+int bl__io_key_matches(const char *key, const char *name);
+
 /* Options, checked and filled up: *opt may be NULL. */
 int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt);
 
@@ -186,6 +225,11 @@ int bl__io_write_peft(const char *dir, void *job, bl__io_write_fn write_config,
 
 /* target_modules for a group; NULL when out of memory. */
 json_t *bl__io_peft_targets(const bl_group *group);
+
+/* Take over *opt [opt->size] of a caller into out [size], which holds the defaults; the
+ * struct's first member is its size, that of the first release `first`. */
+int bl__io_take_options(void *out, size_t size, const void *opt, size_t first,
+                        const char *init);
 
 /* BL_E_RANGE unless order [out] holds each of 0..out-1 once. */
 int bl__io_check_order(const int64_t *order, int64_t out, const char *adapter);

@@ -175,7 +175,22 @@ static int get_alpha(const struct bl__io_config *config, const json_t *value,
     return 0;
 }
 
-/* Keys that matches() takes at their meaning. */
+static int is_name_character(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '_' || c == '-' || c == '.';
+}
+
+int bl__io_key_is_plain(const char *key)
+{
+    const char *c = key;
+    while (is_name_character(*c)) {
+        c++;
+    }
+    return *key != '\0' && *c == '\0';
+}
+
+/* Keys that bl__io_key_matches takes at their meaning. */
 static int check_key(const struct bl__io_config *config, const char *pattern,
                      const char *key)
 {
@@ -185,8 +200,7 @@ static int check_key(const struct bl__io_config *config, const char *pattern,
         if (c[0] == '\\' && c[1] == '.') {
             c++;
         } else {
-            bad = !((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-                    (*c >= '0' && *c <= '9') || *c == '_' || *c == '-' || *c == '.');
+            bad = !is_name_character(*c);
         }
     }
     if (bad) {
@@ -199,7 +213,7 @@ static int check_key(const struct bl__io_config *config, const char *pattern,
 }
 
 /* re.match("(.*\.)?(key)$", name): '.' in a key stands for any character. */
-static int matches(const char *key, const char *name)
+int bl__io_key_matches(const char *key, const char *name)
 {
     int    whole = key[0] == '^';
     size_t wanted = 0;
@@ -233,7 +247,7 @@ static const json_t *find_pattern(const struct bl__io_config *config, const char
     json_t *object = json_object_get(config->root, pattern);
     for (void *at = json_object_iter(object); at != NULL;
          at = json_object_iter_next(object, at)) {
-        if (matches(json_object_iter_key(at), module)) {
+        if (bl__io_key_matches(json_object_iter_key(at), module)) {
             return json_object_iter_value(at);
         }
     }

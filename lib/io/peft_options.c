@@ -16,6 +16,7 @@
 _Static_assert(sizeof(bl_peft_options) == 64, "bl_peft_options has changed");
 _Static_assert(offsetof(bl_peft_options, row_order) == 24, "bl_peft_options has changed");
 _Static_assert(offsetof(bl_peft_options, dtype) == 40, "bl_peft_options has changed");
+_Static_assert(offsetof(bl_peft_options, compact) == 44, "bl_peft_options has changed");
 _Static_assert(offsetof(bl_peft_options, alpha) == 48, "bl_peft_options has changed");
 _Static_assert(sizeof(bl_peft_module) == 72, "bl_peft_module has changed");
 _Static_assert(offsetof(bl_peft_module, scale) == 32, "bl_peft_module has changed");
@@ -44,29 +45,41 @@ int bl_peft_options_init(bl_peft_options *opt, size_t size)
     return 0;
 }
 
+int bl__io_take_options(void *out, size_t size, const void *opt, size_t first,
+                        const char *init)
+{
+    size_t given;
+    memcpy(&given, opt, sizeof given);
+    if (given < first) {
+        return bl__io_fail(BL_E_OPTIONS, NULL,
+                           "opt->size is %zu, must be >= %zu: call %s", given, first,
+                           init);
+    }
+    const unsigned char *bytes = opt;
+    for (size_t i = size; i < given; i++) {
+        if (bytes[i] != 0) {
+            return bl__io_fail(BL_E_OPTIONS, NULL,
+                               "opt asks for something this version does not know");
+        }
+    }
+    memcpy(out, opt, given < size ? given : size);
+    memcpy(out, &size, sizeof size);
+    return 0;
+}
+
 int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt)
 {
     int code = bl_peft_options_init(out, sizeof *out);
     if (code != 0 || opt == NULL) {
         return code;
     }
-    if (opt->size < FIRST_SIZE) {
-        return bl__io_fail(BL_E_OPTIONS, NULL,
-                           "opt->size is %zu, must be >= %zu: call bl_peft_options_init",
-                           opt->size, FIRST_SIZE);
+    code = bl__io_take_options(out, sizeof *out, opt, FIRST_SIZE, "bl_peft_options_init");
+    if (code != 0) {
+        return code;
     }
-    const unsigned char *bytes = (const unsigned char *) opt;
-    for (size_t i = sizeof *out; i < opt->size; i++) {
-        if (bytes[i] != 0) {
-            return bl__io_fail(BL_E_OPTIONS, NULL,
-                               "opt asks for something this version does not know");
-        }
-    }
-    memcpy(out, opt, opt->size < sizeof *out ? opt->size : sizeof *out);
-    out->size = sizeof *out;
-    if (out->reserved != 0) {
-        return bl__io_fail(BL_E_OPTIONS, NULL, "reserved is %d, must be 0",
-                           (int) out->reserved);
+    if (out->compact != 0 && out->compact != 1) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "compact is %d, must be 0 or 1",
+                           (int) out->compact);
     }
     if (!isfinite(out->alpha)) {
         return bl__io_fail(BL_E_OPTIONS, NULL, "alpha is %g, must be finite", out->alpha);
@@ -75,8 +88,9 @@ int bl__io_peft_options(bl_peft_options *out, const bl_peft_options *opt)
         return bl__io_fail(BL_E_OPTIONS, NULL, "temperature is %g, must be >= 0",
                            out->temperature);
     }
-    if (out->dtype != BL_F32 && out->dtype != BL_F64) {
-        return bl__io_fail(BL_E_OPTIONS, NULL, "dtype is %d, must be BL_F32 or BL_F64",
+    if (out->dtype < BL_F32 || out->dtype > BL_F16) {
+        return bl__io_fail(BL_E_OPTIONS, NULL,
+                           "dtype is %d, must be BL_F32, BL_F64, BL_BF16 or BL_F16",
                            (int) out->dtype);
     }
     return 0;

@@ -1,7 +1,8 @@
 /*
  * Writing safetensors: the header as the reference writes it (metadata first, tensors by
  * dtype, widest first, then by name, padded with spaces to a multiple of 8), then the
- * data straight from the caller's memory. Memory: the header's text.
+ * data straight from the caller's memory, or as the caller delivers it. Memory: the
+ * header's text.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -208,57 +209,128 @@ int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags
     return code;
 }
 
-static int write_arrays(struct bl__io_file *file, const bl_array *arrays,
-                        struct bl__io_entry *entries, int64_t count,
-                        const char *const *metadata)
+/* What is written: data from the arrays, or from `source`. */
+struct job {
+    const bl_array      *arrays;
+    struct bl__io_entry *entries; /* [count] */
+    int64_t              count;
+    const char *const   *metadata;
+    bl_array_fn          source; /* or NULL */
+    void                *user;
+};
+
+/* An array that its source is delivering. */
+struct delivery {
+    struct bl__io_file        *file;
+    const struct bl__io_entry *entry;
+    uint64_t                   left; /* bytes */
+    int                        code; /* of the first failure */
+};
+
+static int take_piece(void *to, const void *data, size_t bytes)
 {
-    for (int64_t i = 0; i < count; i++) {
-        const bl_array *array = &arrays[i];
+    struct delivery *delivery = to;
+    size_t           width = bl__io_width(delivery->entry->dtype);
+    const char      *path = delivery->file->path;
+    if (delivery->code != 0) {
+        return delivery->code;
+    }
+    if (data == NULL && bytes > 0) {
+        delivery->code =
+            bl__io_fail(BL_E_ARG, path, "array %s: data is NULL", delivery->entry->name);
+    } else if (bytes > delivery->left || bytes % width != 0) {
+        delivery->code = bl__io_fail(
+            BL_E_SHAPE, path,
+            "array %s: a piece of %zu bytes is delivered, where %llu in elements of %zu "
+            "are left",
+            delivery->entry->name, bytes, (unsigned long long) delivery->left, width);
+    } else {
+        delivery->left -= bytes;
+        delivery->code =
+            bl__io_file_write_values(delivery->file, data, bytes / width, width);
+    }
+    return delivery->code;
+}
+
+static int deliver(const struct job *job, struct bl__io_file *file,
+                   const struct bl__io_entry *entry)
+{
+    struct delivery delivery = {
+        .file = file,
+        .entry = entry,
+        .left = (uint64_t) entry_elements(entry) * bl__io_width(entry->dtype),
+    };
+    int status = job->source(job->user, entry->source, take_piece, &delivery);
+    if (delivery.code != 0) {
+        return delivery.code;
+    }
+    if (status != 0) {
+        return bl__io_fail(BL_E_USER, file->path, "array %s: its source gave up with %d",
+                           entry->name, status);
+    }
+    return delivery.left == 0
+               ? 0
+               : bl__io_fail(BL_E_SHAPE, file->path,
+                             "array %s: its source left out %llu bytes", entry->name,
+                             (unsigned long long) delivery.left);
+}
+
+static int write_array(const struct job *job, struct bl__io_file *file,
+                       const struct bl__io_entry *entry)
+{
+    const void *data = job->arrays[entry->source].data;
+    int64_t     elements = entry_elements(entry);
+    if (job->source != NULL) {
+        return deliver(job, file, entry);
+    }
+    if (data == NULL && elements > 0) {
+        return bl__io_fail(BL_E_ARG, file->path, "array %s: data is NULL", entry->name);
+    }
+    return bl__io_file_write_values(file, data, (size_t) elements,
+                                    bl__io_width(entry->dtype));
+}
+
+static int write_arrays(const struct job *job, struct bl__io_file *file)
+{
+    for (int64_t i = 0; i < job->count; i++) {
+        const bl_array *array = &job->arrays[i];
         if (memchr(array->name, '\0', sizeof array->name) == NULL) {
             return bl__io_fail(BL_E_ARG, file->path,
                                "the name of array %lld has no final NUL", (long long) i);
         }
-        entries[i].name = array->name;
-        entries[i].dtype = array->dtype;
-        entries[i].dims = array->dims;
-        entries[i].shape[0] = array->shape[0];
-        entries[i].shape[1] = array->shape[1];
-        entries[i].source = i;
+        job->entries[i].name = array->name;
+        job->entries[i].dtype = array->dtype;
+        job->entries[i].dims = array->dims;
+        job->entries[i].shape[0] = array->shape[0];
+        job->entries[i].shape[1] = array->shape[1];
+        job->entries[i].source = i;
     }
-    int code = bl__io_write_header(file, entries, count, metadata);
-    for (int64_t i = 0; i < count && code == 0; i++) {
-        const void *data = arrays[entries[i].source].data;
-        int64_t     elements = entry_elements(&entries[i]);
-        if (data == NULL && elements > 0) {
-            return bl__io_fail(BL_E_ARG, file->path, "array %s: data is NULL",
-                               entries[i].name);
-        }
-        code = bl__io_file_write_values(file, data, (size_t) elements,
-                                        bl__io_width(entries[i].dtype));
+    int code = bl__io_write_header(file, job->entries, job->count, job->metadata);
+    for (int64_t i = 0; i < job->count && code == 0; i++) {
+        code = write_array(job, file, &job->entries[i]);
     }
     return code;
 }
 
-int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count,
-                         const char *const *metadata)
+static int write_file(struct job *job, const char *path)
 {
-    if (path == NULL || (arrays == NULL && count > 0)) {
+    if (path == NULL || (job->arrays == NULL && job->count > 0)) {
         return bl__io_fail(BL_E_ARG, NULL, "%s is NULL",
                            path == NULL ? "path" : "arrays");
     }
-    if (count < 0 || (uint64_t) count > SIZE_MAX / sizeof(struct bl__io_entry)) {
-        return bl__io_fail(BL_E_RANGE, path, "count is %lld", (long long) count);
+    if (job->count < 0 || (uint64_t) job->count > SIZE_MAX / sizeof *job->entries) {
+        return bl__io_fail(BL_E_RANGE, path, "count is %lld", (long long) job->count);
     }
-    int                  saved = errno;
-    struct bl__io_file   file;
-    struct bl__io_entry *entries = calloc((size_t) count + 1, sizeof *entries);
-    if (entries == NULL) {
+    int                saved = errno;
+    struct bl__io_file file;
+    job->entries = calloc((size_t) job->count + 1, sizeof *job->entries);
+    if (job->entries == NULL) {
         errno = saved;
         return bl__io_fail(BL_E_NOMEM, path, "out of memory");
     }
     int code = bl__io_file_create(&file, path);
     if (code == 0) {
-        code = write_arrays(&file, arrays, entries, count, metadata);
+        code = write_arrays(job, &file);
         if (code == 0) {
             code = bl__io_file_finish(&file);
         }
@@ -270,7 +342,28 @@ int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count
         }
         bl__io_file_abandon(&file);
     }
-    free(entries);
+    free(job->entries);
     errno = saved;
     return code;
+}
+
+int bl_safetensors_write(const char *path, const bl_array *arrays, int64_t count,
+                         const char *const *metadata)
+{
+    struct job job = { .arrays = arrays, .count = count, .metadata = metadata };
+    return write_file(&job, path);
+}
+
+int bl_safetensors_stream(const char *path, const bl_array *arrays, int64_t count,
+                          const char *const *metadata, bl_array_fn source, void *user)
+{
+    struct job job = { .arrays = arrays,
+                       .count = count,
+                       .metadata = metadata,
+                       .source = source,
+                       .user = user };
+    if (source == NULL) {
+        return bl__io_fail(BL_E_ARG, NULL, "source is NULL");
+    }
+    return write_file(&job, path);
 }

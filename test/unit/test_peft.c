@@ -525,8 +525,8 @@ START_TEST(load_refuses)
     opt.row_order = bad_orders[1];
     load_refused(peft, group, &opt, BL_E_RANGE, "entry 1 is 2");
     opt.row_order = NULL;
-    opt.dtype = BL_F16;
-    load_refused(peft, group, &opt, BL_E_OPTIONS, "dtype is 3");
+    opt.dtype = BL_U8;
+    load_refused(peft, group, &opt, BL_E_OPTIONS, "dtype is 5");
     opt.dtype = BL_F32;
     opt.size = 8;
     load_refused(peft, group, &opt, BL_E_OPTIONS, "size is 8");
@@ -646,8 +646,8 @@ START_TEST(save_refuses)
     opt.base_model_name_or_path = "\xff";
     io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_ARG, "UTF-8");
     opt.base_model_name_or_path = NULL;
-    opt.reserved = 1;
-    io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_OPTIONS, "reserved is 1");
+    opt.compact = 2;
+    io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_OPTIONS, "compact is 2");
     io_fails(bl_peft_save(group, path_to("b/c"), NULL), BL_E_IO,
              "cannot make the folder");
     io_fails(bl_peft_save(NULL, path_to("a"), NULL), BL_E_ARG, "group is NULL");
