@@ -242,8 +242,9 @@ static int orders_create(struct orders *orders, const struct llama_adapters *ada
     return 0;
 }
 
-int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
-                  const char *base_name, const char *path, char *error, size_t size)
+int adapters_save_as(const struct llama_adapters *adapters, const struct llama *model,
+                     const char *base_name, int32_t dtype, int compact, const char *path,
+                     char *error, size_t size)
 {
     bl_peft_options options;
     struct orders   orders;
@@ -255,12 +256,37 @@ int adapters_save(const struct llama_adapters *adapters, const struct llama *mod
     bl_peft_options_init(&options, sizeof options);
     options.base_model_name_or_path = base_name;
     options.row_order = orders.at;
+    options.dtype = dtype;
+    options.compact = compact;
     if (bl_peft_save(adapters->group, path, &options) != 0) {
         snprintf(error, size, "%s", bl_io_last_error());
         result = -1;
     }
     orders_free(&orders);
     return result;
+}
+
+int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
+                  const char *base_name, const char *path, char *error, size_t size)
+{
+    return adapters_save_as(adapters, model, base_name, BL_F32, 0, path, error, size);
+}
+
+int adapters_save_gguf(const struct llama_adapters *adapters, const struct llama *model,
+                       int32_t dtype, const char *path, char *error, size_t size)
+{
+    bl_gguf_options options;
+
+    bl_gguf_options_init(&options, sizeof options);
+    options.heads = model->config.heads;
+    options.kv_heads = model->config.kv_heads;
+    options.interleaved = model->config.interleaved;
+    options.dtype = dtype;
+    if (bl_gguf_save(adapters->group, path, &options) != 0) {
+        snprintf(error, size, "%s", bl_io_last_error());
+        return -1;
+    }
+    return 0;
 }
 
 /* Slot of a module by its name, or -1. */

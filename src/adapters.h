@@ -44,8 +44,14 @@ struct adapter_start {
 int adapters_start(struct llama_adapters *out, const struct llama *model,
                    struct adapter_start *start, bl_options *options, char *error,
                    size_t size);
-/* Write one, folded, in Hugging Face's row order. */
+/* Write one, folded, in Hugging Face's row order; compact as in bl_peft_options. */
 int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
                   const char *base_name, const char *path, char *error, size_t size);
+int adapters_save_as(const struct llama_adapters *adapters, const struct llama *model,
+                     const char *base_name, int32_t dtype, int compact, const char *path,
+                     char *error, size_t size);
+/* Write a GGUF file for llama.cpp. */
+int adapters_save_gguf(const struct llama_adapters *adapters, const struct llama *model,
+                       int32_t dtype, const char *path, char *error, size_t size);
 
 #endif

@@ -15,8 +15,6 @@
 #include "beamlora_io.h"
 #include "line.h"
 
-#define FORMAT "beamlora-checkpoint"
-#define VERSION "1"
 #define TEXT 32
 #define FIELDS 19
 #define PAIRS (FIELDS + 3)
@@ -91,7 +89,8 @@ int checkpoint_save(const struct checkpoint *checkpoint, const char *path, char 
 {
     struct checkpoint copy = *checkpoint;
     struct field      fields[FIELDS];
-    const char       *metadata[2 * PAIRS + 1] = { "format", FORMAT, "version", VERSION };
+    const char       *metadata[2 * PAIRS + 1] = { "format", CHECKPOINT_FORMAT, "version",
+                                                  CHECKPOINT_VERSION };
     char              text[PAIRS][TEXT];
     bl_array         *arrays = get_arrays(checkpoint, path, error, size);
     int               pair = 2, result;
@@ -130,8 +129,8 @@ static int read_fields(struct checkpoint *c, const bl_safetensors *file, const c
     const char  *version = bl_safetensors_get_metadata(file, "version");
     const char  *data = bl_safetensors_get_metadata(file, "data");
 
-    if (format == NULL || strcmp(format, FORMAT) != 0 || version == NULL ||
-        strcmp(version, VERSION) != 0) {
+    if (format == NULL || strcmp(format, CHECKPOINT_FORMAT) != 0 || version == NULL ||
+        strcmp(version, CHECKPOINT_VERSION) != 0) {
         snprintf(error, size, "%s: is no checkpoint of this version of beamlora", path);
         return -1;
     }

@@ -8,6 +8,10 @@
 #include "folder.h"
 #include "full.h"
 
+/* Metadata of the file. */
+#define CHECKPOINT_FORMAT "beamlora-checkpoint"
+#define CHECKPOINT_VERSION "1"
+
 /* What the report at the end is made of, and where in the training we are. */
 struct totals {
     int64_t step;     /* made, skipped ones too              */

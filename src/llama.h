@@ -61,8 +61,8 @@ struct llama {
 int  llama_load(struct llama **out, const char *path, char *error, size_t size);
 void llama_free(struct llama *model);
 
-/* Write a Hugging Face directory: config.json and model.safetensors, of dtype BL_F32 or
- * BL_BF16 (rounded to nearest even). Made if absent; either file appears whole or not at
+/* Write a Hugging Face directory: config.json and model.safetensors, of dtype BL_F32,
+ * BL_F16 or BL_BF16 (rounded to nearest even). Made if absent; either file appears whole or not at
  * all. 0, or -1 with a line in error[size]. */
 int llama_save(const struct llama *model, const char *directory, int32_t dtype,
                char *error, size_t size);

@@ -407,6 +407,11 @@ static json_t *id_json(int64_t id)
     return id >= 0 ? json_integer((json_int_t) id) : json_null();
 }
 
+const char *llama_dtype_name(int32_t dtype)
+{
+    return dtype == BL_BF16 ? "bfloat16" : dtype == BL_F16 ? "float16" : "float32";
+}
+
 /* The form that old and new versions of transformers read. NULL when out of memory. */
 static json_t *config_json(const struct llama_config *c, int32_t dtype)
 {
@@ -431,7 +436,7 @@ static json_t *config_json(const struct llama_config *c, int32_t dtype)
         c->norm_epsilon, "rope_theta", c->rope_theta, "rope_scaling", scaling,
         "hidden_act", "silu", "tie_word_embeddings", c->tied, "attention_bias", 0,
         "mlp_bias", 0, "bos_token_id", id_json(c->bos), "eos_token_id", id_json(c->eos),
-        "torch_dtype", dtype == BL_BF16 ? "bfloat16" : "float32");
+        "torch_dtype", llama_dtype_name(dtype));
     if (root != NULL && c->tokenizer[0] != '\0' &&
         json_object_set_new(root, "tokenizer", json_string(c->tokenizer)) != 0) {
         json_decref(root);

@@ -15,6 +15,7 @@ static const struct command {
     { "train", command_train, "train adapters, or a whole model, on text" },
     { "eval", command_eval, "loss of a model, with or without an adapter, on text" },
     { "generate", command_generate, "continue a text" },
+    { "export", command_export, "write an adapter, or a merged model, for others" },
     { "inspect", command_inspect, "show what is in a run folder or an adapter" },
     { "plot", command_plot, "draw pictures of runs" },
     { "compare", command_compare, "put the results of runs side by side" },
