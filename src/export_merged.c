@@ -98,8 +98,8 @@ static int write_shard(struct merging *merging, const char *name)
             result = arrays != NULL ? list_arrays(arrays, file, merging, from)
                                     : no_memory(merging);
             if (result == 0) {
-                result = llama_write(to, arrays, count, merging->dtype, &merging->bytes,
-                                     merging->error, merging->size);
+                result = llama_write(to, arrays, count, merging->dtype, 1,
+                                     &merging->bytes, merging->error, merging->size);
             }
         }
     }

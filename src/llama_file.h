@@ -35,11 +35,12 @@ struct llama_array {
 };
 
 /* Write arrays as safetensors, whole or not at all, one after the other; the weights as
- * dtype, rounded to nearest even, or each in its own. *bytes: their size is added. What is
- * not finite, or too large for dtype, is refused where it is not written as it was. */
+ * dtype, rounded to nearest even, or each in its own. *bytes: their size is added. strict:
+ * what is not finite, or too large for dtype, is refused where it is not written as it
+ * was. */
 #define LLAMA_OWN_DTYPE ((int32_t) -1)
 int llama_write(const char *path, const struct llama_array *arrays, int64_t count,
-                int32_t dtype, int64_t *bytes, char *error, size_t size);
+                int32_t dtype, int strict, int64_t *bytes, char *error, size_t size);
 
 /* llama_save, with adapters merged into the weights; NULL: none. */
 int llama_save_merged(const struct llama *model, const struct llama_adapters *adapters,

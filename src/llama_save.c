@@ -67,7 +67,8 @@ static int save_weights(const struct llama *model, const struct llama_adapters *
         snprintf(error, size, "%s: out of memory", directory);
     } else if (path != NULL) {
         list_arrays(arrays, model, adapters, orders);
-        result = llama_write(path, arrays, count, dtype, &bytes, error, size);
+        result = llama_write(path, arrays, count, dtype, adapters != NULL, &bytes, error,
+                             size);
     }
     free(path);
     free(orders[0]);

@@ -23,6 +23,7 @@ struct writer {
     const struct llama_array *arrays;
     const bl_array           *out; /* as they will be in the file */
     const char               *path;
+    int                       strict;
     char                     *error;
     size_t                    size;
 };
@@ -85,7 +86,7 @@ static int write_row(const struct writer *writer, int64_t index, const float *ro
     int32_t                   dtype = writer->out[index].dtype;
     float                     bad;
 
-    if (round_row(scratch, row, columns_of(array), dtype, &bad) != 0) {
+    if (round_row(scratch, row, columns_of(array), dtype, &bad) != 0 && writer->strict) {
         snprintf(writer->error, writer->size,
                  isfinite(bad) ? "%s: tensor %s: %g is too large for %s"
                                : "%s: tensor %s: %g cannot be written",
@@ -167,11 +168,11 @@ static int is_weight(int32_t dtype)
 }
 
 int llama_write(const char *path, const struct llama_array *arrays, int64_t count,
-                int32_t dtype, int64_t *bytes, char *error, size_t size)
+                int32_t dtype, int strict, int64_t *bytes, char *error, size_t size)
 {
     static const char *const metadata[] = { "format", "pt", NULL };
     bl_array                *out = calloc((size_t) count + 1, sizeof *out);
-    struct writer            writer = { arrays, out, path, error, size };
+    struct writer            writer = { arrays, out, path, strict, error, size };
     int                      result;
 
     if (out == NULL) {

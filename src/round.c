@@ -50,10 +50,11 @@ uint16_t round_to_half(float value)
 int round_row(void *to, const float *from, int64_t count, int32_t dtype, float *bad)
 {
     uint16_t *shorts = to;
+    uint16_t  most = dtype == BL_F16 ? 0x7c00u : 0x7f80u; /* infinity */
+    int       result = 0;
 
     for (int64_t i = 0; i < count; i++) {
-        uint16_t most = dtype == BL_F16 ? 0x7c00u : 0x7f80u; /* infinity */
-        int      fits = isfinite(from[i]);
+        int fits = isfinite(from[i]);
 
         if (dtype == BL_F32) {
             memcpy((char *) to + (size_t) i * sizeof *from, &from[i], sizeof *from);
@@ -62,10 +63,10 @@ int round_row(void *to, const float *from, int64_t count, int32_t dtype, float *
                 dtype == BL_F16 ? round_to_half(from[i]) : round_to_bfloat(from[i]);
             fits = fits && (shorts[i] & 0x7fffu) < most;
         }
-        if (!fits) {
+        if (!fits && result == 0) {
             *bad = from[i];
-            return -1;
+            result = -1;
         }
     }
-    return 0;
+    return result;
 }

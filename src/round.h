@@ -8,8 +8,8 @@
 uint16_t round_to_bfloat(float value);
 uint16_t round_to_half(float value);
 
-/* A row as dtype BL_F32, BL_F16 or BL_BF16; -1: a value is not finite, or is not in the
- * type. It is in *bad then. */
+/* A row as dtype BL_F32, BL_F16 or BL_BF16. -1: a value is not finite, or not in the type;
+ * the first such is in *bad. */
 int round_row(void *to, const float *from, int64_t count, int32_t dtype, float *bad);
 
 #endif
