@@ -137,6 +137,9 @@ static uint16_t round_short(double value, int fraction, int bias)
 {
     long sign = signbit(value) ? 0x8000L : 0;
     int  exponent;
+    if (value == 0) {
+        return (uint16_t) sign;
+    }
     frexp(value, &exponent);
     exponent = exponent - 1 < 1 - bias ? 1 - bias : exponent - 1;
     if (exponent > bias) {
