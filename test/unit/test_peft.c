@@ -710,6 +710,125 @@ START_TEST(save_fails)
 }
 END_TEST
 
+/* ----- compact ----- */
+
+/* Rank `rank` of adapter k contributes nothing: through A, B, or both. */
+static void silence(bl_group *group, int k, int64_t rank, int through_b)
+{
+    bl_view view = view_of(bl_group_get_adapter(group, k),
+                           through_b ? BL_TENSOR_B : BL_TENSOR_A, BL_BUFFER_PARAMETERS);
+    for (int64_t j = 0; j < view.cols; j++) {
+        set_value(view.data, view.dtype, rank * view.ld + j, 0);
+    }
+}
+
+static int64_t rank_in_file(const char *dir, const char *name)
+{
+    bl_peft       *peft;
+    bl_peft_module module;
+    int64_t        rank = -1;
+    io_ok(bl_peft_open(&peft, dir));
+    for (int64_t i = 0; i < bl_peft_get_count(peft); i++) {
+        io_ok(bl_peft_get_module(peft, i, &module));
+        ck_assert_double_eq(module.scale, 1);
+        if (strcmp(module.name, name) == 0) {
+            rank = module.rank;
+        }
+    }
+    bl_peft_close(peft);
+    return rank;
+}
+
+/* Only ranks that contribute are in the file, and it computes the same. */
+START_TEST(compact)
+{
+    static const int32_t dtypes[] = { BL_F32, BL_F64, BL_F16, BL_BF16 };
+    static const double  limits[] = { 2e-6, 2e-6, 2e-3, 2e-2 };
+    bl_group            *group = make_group(BL_F32, BL_METHOD_BEAMLORA, ranks);
+    bl_group            *other = make_group(BL_F32, BL_METHOD_LORA, ranks);
+    bl_peft_options      opt;
+    bl_peft             *peft;
+    const uint8_t        mask[] = { 1, 0, 1 };
+    make_folder();
+    check_ok(bl_adapter_set_mask(bl_group_get_adapter(group, 0), mask));
+    silence(group, 1, 0, 0); /* both of two: one has to stay */
+    silence(group, 1, 1, 1);
+    silence(group, 2, 3, 1);
+    io_ok(bl_peft_options_init(&opt, sizeof opt));
+    opt.compact = 1;
+    opt.dtype = dtypes[_i];
+    io_ok(bl_peft_save(group, path_to("a"), &opt));
+    ck_assert_int_eq(rank_in_file(path_to("a"), names[0]), 2);
+    ck_assert_int_eq(rank_in_file(path_to("a"), names[1]), 1);
+    ck_assert_int_eq(rank_in_file(path_to("a"), names[2]), 3);
+    io_ok(bl_peft_open(&peft, path_to("a")));
+    io_ok(bl_peft_load(peft, other, NULL));
+    bl_peft_close(peft);
+    check_same(other, group, limits[_i]);
+    bl_group_free(group);
+    bl_group_free(other);
+    remove_folder();
+}
+END_TEST
+
+static bl_group *group_of(const char *const *called, const int64_t *rank, int count)
+{
+    bl_options opt = default_options(BL_F32);
+    bl_spec    specs[MODULES];
+    bl_group  *group = NULL;
+    for (int k = 0; k < count; k++) {
+        specs[k] = make_spec(4, 4, rank[k]);
+        specs[k].name = called[k];
+    }
+    check_ok(bl_group_create(&group, specs, count, &opt));
+    for (int k = 0; k < count; k++) {
+        randomize(bl_group_get_adapter(group, k), 90 + (uint64_t) k);
+    }
+    return group;
+}
+
+/* Keys are regular expressions that match the end of a name. */
+START_TEST(compact_refuses)
+{
+    static const char *const tail[] = { "layers.0.q", "encoder.layers.0.q" };
+    static const char *const dot[] = { "a.b", "a_b" };
+    static const char *const plus[] = { "a+b", "c" };
+    static const int64_t     unequal[] = { 1, 2 }, equal[] = { 2, 2 };
+    bl_peft_options          opt;
+    make_folder();
+    io_ok(bl_peft_options_init(&opt, sizeof opt));
+    opt.compact = 1;
+    bl_group *group = group_of(tail, unequal, 2);
+    io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_ARG,
+             "the rank of layers.0.q would be taken for encoder.layers.0.q too");
+    bl_group_free(group);
+    group = group_of(dot, unequal, 2);
+    io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_ARG,
+             "the rank of a.b would be taken for a_b too");
+    bl_group_free(group);
+    group = group_of(plus, unequal, 2);
+    io_fails(bl_peft_save(group, path_to("a"), &opt), BL_E_ARG, "a+b has other");
+    ck_assert_int_eq(access(path_to("a"), F_OK), -1);
+    opt.compact = 0;
+    io_ok(bl_peft_save(group, path_to("a"), &opt));
+    bl_group_free(group);
+    opt.compact = 1;
+    group = group_of(tail, equal, 2);
+    io_ok(bl_peft_save(group, path_to("b"), &opt));
+    bl_group_free(group);
+    /* what is not finite is no rank to be left out */
+    group = group_of(dot, equal, 1);
+    silence(group, 0, 0, 1);
+    bl_view a =
+        view_of(bl_group_get_adapter(group, 0), BL_TENSOR_A, BL_BUFFER_PARAMETERS);
+    set_value(a.data, a.dtype, 2, (double) NAN);
+    io_fails(bl_peft_save(group, path_to("b"), &opt), BL_E_NONFINITE,
+             "a.b.lora_A.weight");
+    bl_group_free(group);
+    remove_folder();
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("peft");
@@ -727,6 +846,8 @@ static Suite *make_suite(void)
     TCase *saving = tcase_create("saving");
     tcase_add_loop_test(saving, round_trip, 0, 16);
     tcase_add_test(saving, contents);
+    tcase_add_loop_test(saving, compact, 0, 4);
+    tcase_add_test(saving, compact_refuses);
     tcase_add_test(saving, save_refuses);
     tcase_add_test(saving, save_fails);
     suite_add_tcase(suite, saving);

@@ -673,6 +673,110 @@ START_TEST(open_refused)
 }
 END_TEST
 
+/* ----- arrays that are delivered ----- */
+
+struct delivery {
+    const bl_array *arrays;
+    size_t          piece; /* bytes at a time              */
+    int64_t         order[3], calls;
+    int             wrong; /* what the source does instead */
+};
+
+enum { RIGHT, TOO_LITTLE, TOO_MUCH, HALF_AN_ELEMENT, GIVES_UP, NO_DATA };
+
+static int source(void *user, int64_t index, bl_write_fn write, void *to)
+{
+    struct delivery     *d = user;
+    const bl_array      *array = &d->arrays[index];
+    size_t               width = array->dtype == BL_F32 ? 4 : 2;
+    size_t               total = width * (size_t) (array->shape[0] * array->shape[1]);
+    const unsigned char *data = array->data;
+    d->order[d->calls++] = index;
+    switch (d->wrong) {
+    case TOO_LITTLE:
+        return write(to, data, total - width);
+    case TOO_MUCH:
+        return write(to, data, total) != 0 || write(to, data, width) != 0 ? -1 : 0;
+    case HALF_AN_ELEMENT:
+        write(to, data, width / 2);
+        return 0; /* the failure is remembered */
+    case GIVES_UP:
+        return 7;
+    case NO_DATA:
+        return write(to, NULL, width);
+    default:
+        break;
+    }
+    for (size_t at = 0; at < total; at += d->piece) {
+        if (write(to, data + at, total - at < d->piece ? total - at : d->piece) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+START_TEST(streamed)
+{
+    enum { COUNT = 40000 }; /* more than a buffer */
+    static const char *const metadata[] = { "k", "v", NULL };
+    float                   *values = must_alloc(COUNT, sizeof *values);
+    for (int i = 0; i < COUNT; i++) {
+        values[i] = (float) noise(1, (uint64_t) i);
+    }
+    bl_array arrays[] = {
+        { "b", values, { 200, 200 }, 2, BL_F32 },
+        { "c", values, { 3, 5 }, 2, BL_BF16 },
+        { "a", values, { COUNT, 1 }, 2, BL_F32 },
+    };
+    bl_array        blank[3];
+    struct delivery d = { .arrays = arrays };
+    make_folder();
+    io_ok(bl_safetensors_write(path_to("whole"), arrays, 3, metadata));
+    size_t         size, other;
+    unsigned char *whole = read_file(path_to("whole"), &size), *got;
+    memcpy(blank, arrays, sizeof blank);
+    for (int i = 0; i < 3; i++) {
+        blank[i].data = NULL; /* not looked at */
+    }
+    for (size_t piece = 4; piece < 400000; piece *= 7) {
+        d.piece = piece;
+        d.calls = 0;
+        io_ok(bl_safetensors_stream(path_to("x"), blank, 3, metadata, source, &d));
+        ck_assert_int_eq(d.calls, 3);
+        ck_assert(d.order[0] == 2 && d.order[1] == 0 && d.order[2] == 1);
+        got = read_file(path_to("x"), &other);
+        ck_assert(other == size && memcmp(got, whole, size) == 0);
+        free(got);
+    }
+    static const struct {
+        int         wrong, code;
+        const char *text;
+    } cases[] = {
+        { TOO_LITTLE, BL_E_SHAPE, "array a: its source left out 4 bytes" },
+        { TOO_MUCH, BL_E_SHAPE, "array a: a piece of 4 bytes" },
+        { HALF_AN_ELEMENT, BL_E_SHAPE, "array a: a piece of 2 bytes" },
+        { GIVES_UP, BL_E_USER, "array a: its source gave up with 7" },
+        { NO_DATA, BL_E_ARG, "array a: data is NULL" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        d.wrong = cases[i].wrong;
+        d.calls = 0;
+        io_fails(bl_safetensors_stream(path_to("x"), blank, 3, metadata, source, &d),
+                 cases[i].code, cases[i].text);
+        ck_assert_int_eq(d.calls, 1);
+        got = read_file(path_to("x"), &other);
+        ck_assert(other == size && memcmp(got, whole, size) == 0);
+        free(got);
+    }
+    ck_assert_int_eq(count_files(), 2);
+    io_fails(bl_safetensors_stream(path_to("x"), blank, 3, metadata, NULL, &d), BL_E_ARG,
+             "source is NULL");
+    free(whole);
+    free(values);
+    remove_folder();
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("safetensors");
@@ -692,6 +796,7 @@ static Suite *make_suite(void)
     suite_add_tcase(suite, reading);
     TCase *writing = tcase_create("writing");
     tcase_add_test(writing, round_trip);
+    tcase_add_test(writing, streamed);
     tcase_add_test(writing, write_refused);
     tcase_add_test(writing, write_fails);
     suite_add_tcase(suite, writing);
