@@ -40,16 +40,16 @@ static int export_gguf(const struct export *job, char *error, size_t size)
 }
 
 /* By the index of --format. A directory is taken if it has this file. */
-static const char *const names[] = { "peft", "peft-compact", "gguf", "merged", NULL };
+static const char *const names[] = { "gguf", "merged", "peft", "peft-compact", NULL };
 static const struct format {
     int (*write)(const struct export *job, char *error, size_t size);
     const char *mark; /* NULL: the format is a file */
     int         replaces;
 } formats[] = {
-    { export_peft, "adapter_config.json", 1 },
-    { export_compact, "adapter_config.json", 1 },
     { export_gguf, NULL, 1 },
     { export_merged, "config.json", 0 },
+    { export_peft, "adapter_config.json", 1 },
+    { export_compact, "adapter_config.json", 1 },
 };
 
 /* ===== The command ======================================================== */
@@ -144,13 +144,13 @@ int command_export(int argc, char **argv)
                  "Writes the adapters of a run folder, as its checkpoint has them, or of "
                  "a PEFT\nadapter directory for other programs:\n"
                  "\n"
-                 "  peft          PEFT, vLLM and llama.cpp's converter: one rank, scale "
-                 "1\n"
-                 "  peft-compact  PEFT and vLLM: only the ranks that contribute\n"
                  "  gguf          llama.cpp\n"
                  "  merged        the base with the adapters in its weights, as a "
                  "Hugging Face\n"
-                 "                directory",
+                 "                directory\n"
+                 "  peft          PEFT, vLLM and llama.cpp's converter: one rank, scale "
+                 "1\n"
+                 "  peft-compact  PEFT and vLLM: only the ranks that contribute",
         .argument = "DIR",
         .argument_help = "run folder, or PEFT adapter directory",
         .argument_type = FLAG_DIRECTORY,
