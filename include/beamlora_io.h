@@ -247,7 +247,8 @@ BL_API int bl_peft_save(const bl_group *group, const char *dir,
  *     base_model.model.<name>.lora_B.weight   [out, r]    B, rows by row_order
  *     base_model.model.<name>.lora_gate       [1, r]      s
  *
- *   opt   rank must be 0: every module keeps its own
+ *   opt   rank and compact must be 0: every module keeps its own rank; dtype BL_F32 or
+ *         BL_F64
  *
  * Current PEFT leaves out the scores and then computes something else: this is for the
  * published code and for bl_peft_open. tau is noted in the metadata, which only the latter

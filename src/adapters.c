@@ -243,12 +243,12 @@ static int orders_create(struct orders *orders, const struct llama_adapters *ada
 }
 
 int adapters_save_as(const struct llama_adapters *adapters, const struct llama *model,
-                     const char *base_name, int32_t dtype, int compact, const char *path,
-                     char *error, size_t size)
+                     const char *base_name, enum adapters_form form, int32_t dtype,
+                     const char *path, char *error, size_t size)
 {
     bl_peft_options options;
     struct orders   orders;
-    int             result = 0;
+    int             result;
 
     if (orders_create(&orders, adapters, model, error, size) != 0) {
         return -1;
@@ -257,19 +257,22 @@ int adapters_save_as(const struct llama_adapters *adapters, const struct llama *
     options.base_model_name_or_path = base_name;
     options.row_order = orders.at;
     options.dtype = dtype;
-    options.compact = compact;
-    if (bl_peft_save(adapters->group, path, &options) != 0) {
+    options.compact = form == ADAPTERS_COMPACT;
+    result = form == ADAPTERS_PUBLISHED
+                 ? bl_published_save(adapters->group, path, &options)
+                 : bl_peft_save(adapters->group, path, &options);
+    if (result != 0) {
         snprintf(error, size, "%s", bl_io_last_error());
-        result = -1;
     }
     orders_free(&orders);
-    return result;
+    return result != 0 ? -1 : 0;
 }
 
 int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
                   const char *base_name, const char *path, char *error, size_t size)
 {
-    return adapters_save_as(adapters, model, base_name, BL_F32, 0, path, error, size);
+    return adapters_save_as(adapters, model, base_name, ADAPTERS_PEFT, BL_F32, path,
+                            error, size);
 }
 
 int adapters_save_gguf(const struct llama_adapters *adapters, const struct llama *model,

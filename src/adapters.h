@@ -44,12 +44,16 @@ struct adapter_start {
 int adapters_start(struct llama_adapters *out, const struct llama *model,
                    struct adapter_start *start, bl_options *options, char *error,
                    size_t size);
-/* Write one, folded, in Hugging Face's row order; compact as in bl_peft_options. */
+/* How a directory is written: folded, folded and compact (bl_peft_options), or as the
+ * published BeamLoRA has it, with its scores. */
+enum adapters_form { ADAPTERS_PEFT, ADAPTERS_COMPACT, ADAPTERS_PUBLISHED };
+
+/* Write one, in Hugging Face's row order; adapters_save: folded, f32. */
 int adapters_save(const struct llama_adapters *adapters, const struct llama *model,
                   const char *base_name, const char *path, char *error, size_t size);
 int adapters_save_as(const struct llama_adapters *adapters, const struct llama *model,
-                     const char *base_name, int32_t dtype, int compact, const char *path,
-                     char *error, size_t size);
+                     const char *base_name, enum adapters_form form, int32_t dtype,
+                     const char *path, char *error, size_t size);
 /* Write a GGUF file for llama.cpp. */
 int adapters_save_gguf(const struct llama_adapters *adapters, const struct llama *model,
                        int32_t dtype, const char *path, char *error, size_t size);

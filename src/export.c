@@ -24,13 +24,19 @@ static int32_t dtype_of(const struct export *job)
 static int export_peft(const struct export *job, char *error, size_t size)
 {
     return adapters_save_as(&job->from.adapters, job->from.model, job->from.base_name,
-                            dtype_of(job), 0, job->out, error, size);
+                            ADAPTERS_PEFT, dtype_of(job), job->out, error, size);
 }
 
 static int export_compact(const struct export *job, char *error, size_t size)
 {
     return adapters_save_as(&job->from.adapters, job->from.model, job->from.base_name,
-                            dtype_of(job), 1, job->out, error, size);
+                            ADAPTERS_COMPACT, dtype_of(job), job->out, error, size);
+}
+
+static int export_published(const struct export *job, char *error, size_t size)
+{
+    return adapters_save_as(&job->from.adapters, job->from.model, job->from.base_name,
+                            ADAPTERS_PUBLISHED, dtype_of(job), job->out, error, size);
 }
 
 static int export_gguf(const struct export *job, char *error, size_t size)
@@ -40,7 +46,8 @@ static int export_gguf(const struct export *job, char *error, size_t size)
 }
 
 /* By the index of --format. A directory is taken if it has this file. */
-static const char *const names[] = { "gguf", "merged", "peft", "peft-compact", NULL };
+static const char *const names[] = { "gguf",         "merged",    "peft",
+                                     "peft-compact", "published", NULL };
 static const struct format {
     int (*write)(const struct export *job, char *error, size_t size);
     const char *mark; /* NULL: the format is a file */
@@ -50,6 +57,7 @@ static const struct format {
     { export_merged, "config.json", 0 },
     { export_peft, "adapter_config.json", 1 },
     { export_compact, "adapter_config.json", 1 },
+    { export_published, "adapter_config.json", 1 },
 };
 
 /* ===== The command ======================================================== */
@@ -150,7 +158,8 @@ int command_export(int argc, char **argv)
                  "                directory\n"
                  "  peft          PEFT, vLLM and llama.cpp's converter: one rank, scale "
                  "1\n"
-                 "  peft-compact  PEFT and vLLM: only the ranks that contribute",
+                 "  peft-compact  PEFT and vLLM: only the ranks that contribute\n"
+                 "  published     the published BeamLoRA code: with the scores of a run",
         .argument = "DIR",
         .argument_help = "run folder, or PEFT adapter directory",
         .argument_type = FLAG_DIRECTORY,

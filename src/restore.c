@@ -238,12 +238,14 @@ static int restore_run(struct restored *out, const char *directory, const char *
 static int restore_adapter(struct restored *out, const char *directory, const char *model,
                            char *error, size_t size)
 {
+    const struct adapter_source source = { .path = directory };
+
     json_t *root = read_object(directory, ADAPTER_CONFIG, error, size);
     int     result = -1;
 
     if (root != NULL && find_model(out, model, text_of(root, "base_model_name_or_path"),
                                    NULL, directory, error, size) == 0) {
-        result = adapters_load(&out->adapters, out->model, directory, error, size);
+        result = adapters_load(&out->adapters, out->model, &source, error, size);
     }
     json_decref(root);
     return result;

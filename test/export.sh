@@ -39,6 +39,12 @@ done
 ok "peft again, from a directory" export "$work/peft" --format peft --out "$work/peft2"
 same "which changes nothing" "$work/peft/adapter_model.safetensors" \
     "$work/peft2/adapter_model.safetensors"
+ok "published" export "$work/run" --format published --out "$work/published"
+ok "published is read" eval $files_eval --adapter "$work/published" --context 32 --json
+published=$(number loss)
+ok "as the run" eval $files_eval --adapter "$work/run" --context 32 --json
+near "published computes the same" "$published" "$(number loss)" 1e-6
+
 ok "peft-compact" export "$work/run" --format peft-compact --out "$work/compact"
 near "peft-compact computes the same" \
     "$(loss_of --model "$model" --adapter "$work/compact")" "$want" 1e-6
@@ -205,5 +211,7 @@ for n in 0 1 2 3 4 5 6 7 8 9; do
     rm -rf "$work/it"
 done
 is "a merged model that was killed can be written again: $whole of 10" [ "$whole" = 10 ]
+
+refused 1 'dtype' export "$work/run" --format published --dtype f16 --out "$work/half"
 
 summary export

@@ -288,6 +288,13 @@ int bl_published_save(const bl_group *group, const char *dir, const bl_peft_opti
     if (code != 0) {
         return code;
     }
+    if (job.options.compact != 0) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "compact is 1, must be 0");
+    }
+    if (job.options.dtype != BL_F32 && job.options.dtype != BL_F64) {
+        return bl__io_fail(BL_E_OPTIONS, NULL, "dtype is %d, must be BL_F32 or BL_F64",
+                           (int) job.options.dtype);
+    }
     int saved = errno;
     code = prepare(&job);
     if (code == 0) {
