@@ -23,7 +23,7 @@ empty() {
     is "$1" [ ! -e "$2" ]
 }
 
-ok "a run" train $settings --out "$work/run"
+ok "a run" train $settings $evaluation --out "$work/run"
 ok "another" train $settings --seed 1 --out "$work/other"
 want=$(loss_of --model "$model" --adapter "$work/run")
 bare=$(loss_of --model "$model")
