@@ -332,6 +332,7 @@ run_data = 'word_problems=$(SH) test/word_problems.sh $(WORD_PROBLEMS)'
 run_folder = $(if $(wildcard test/run_folder.sh),\
     'run_folder=$(SH) test/run_folder.sh $(O)/beamlora')
 run_export = $(if $(wildcard test/export.sh),'export=$(SH) test/export.sh $(O)/beamlora')
+run_prune = $(if $(wildcard test/prune.sh),'prune=$(SH) test/prune.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
@@ -341,7 +342,7 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
 check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) $(run_export) \
-	    $(run_cli) $(run_docs)
+	    $(run_prune) $(run_cli) $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
 check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
@@ -362,7 +363,7 @@ check-examples: $(EXAMPLES) $(WORD_PROBLEMS) shared
 
 ## check-program: run the program's tests
 check-program: $(TOOLS) $(PROGRAM) $(MAN)
-	@$(RUN_ENV) $(RUN) $(run_program) $(run_folder) $(run_export) $(run_cli)
+	@$(RUN_ENV) $(RUN) $(run_program) $(run_folder) $(run_export) $(run_prune) $(run_cli)
 
 ## check-docs: code in README.md and docs/guide.md runs and is that of the examples
 check-docs: shared

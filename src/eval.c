@@ -5,12 +5,12 @@
 
 #include "data.h"
 #include "evaluate.h"
+#include "keep_ranks.h"
 #include "open.h"
 #include "program.h"
 
-#define DEFAULT_CONTEXT 2048 /* at most: a pass holds batch * context activations */
-
-static void report(const struct evaluation *e, int json)
+/* `kept` is NULL without --keep-ranks. */
+static void report(const struct evaluation *e, const struct kept *kept, int json)
 {
     double perplexity = exp(e->loss);
 
@@ -21,6 +21,10 @@ static void report(const struct evaluation *e, int json)
             printf("accuracy %.1f %% (%lld of %lld completed exactly)\n",
                    100 * (double) e->exact / (double) e->examples, (long long) e->exact,
                    (long long) e->examples);
+        }
+        if (kept != NULL) {
+            printf("ranks %lld of %lld kept, by %s\n", (long long) kept->kept,
+                   (long long) kept->ranks, kept->by);
         }
         return;
     }
@@ -35,19 +39,22 @@ static void report(const struct evaluation *e, int json)
         printf(", \"examples\": %lld, \"exact\": %lld", (long long) e->examples,
                (long long) e->exact);
     }
+    if (kept != NULL) {
+        printf(", \"ranks\": %lld, \"kept\": %lld, \"kept_by\": \"%s\"",
+               (long long) kept->ranks, (long long) kept->kept, kept->by);
+    }
     printf("}\n");
 }
 
-static int run(const struct opened *opened, const char *path, int64_t context,
-               int64_t batch, int json, char *error, size_t size)
+static int run(const struct opened *opened, const struct kept *kept, const char *path,
+               int64_t context, int64_t batch, int json, char *error, size_t size)
 {
-    int64_t           most = opened->model->config.max_context;
     struct data       data;
     struct evaluation result;
     int               status;
 
     if (context == 0) {
-        context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;
+        context = evaluate_context(opened->model);
     }
     if (data_load(&data, path, opened->tokenizer, opened->model->config.vocab, context,
                   error, size) != 0) {
@@ -63,7 +70,7 @@ static int run(const struct opened *opened, const char *path, int64_t context,
         status = -1;
     }
     if (status == 0) {
-        report(&result, json);
+        report(&result, kept, json);
     }
     data_free(&data);
     return status;
@@ -72,6 +79,10 @@ static int run(const struct opened *opened, const char *path, int64_t context,
 int command_eval(int argc, char **argv)
 {
     const char *model_path = NULL, *tokenizer_name = NULL, *data_path = NULL;
+    const char *keep_text = NULL;
+    int32_t     keep_by = KEEP_BY_ANY, keep_scope = KEEP_MODULE;
+    struct keep keep;
+    struct kept kept;
 
     struct adapter_source adapter = { NULL, 0, 0 };
     int64_t               context = 0, batch = 8;
@@ -121,6 +132,20 @@ int command_eval(int argc, char **argv)
           .low = 1,
           .high = INT_MAX,
           .help = "windows or examples at once (default 8)" },
+        { .name = "keep-ranks",
+          .type = FLAG_STRING,
+          .value = &keep_text,
+          .help = "top:SHARE, bottom:SHARE or random:SHARE:SEED" },
+        { .name = "keep-by",
+          .type = FLAG_CHOICE,
+          .value = &keep_by,
+          .choices = keep_by_names,
+          .help = "what is best (importance, where there are scores)" },
+        { .name = "keep-scope",
+          .type = FLAG_CHOICE,
+          .value = &keep_scope,
+          .choices = keep_scope_names,
+          .help = "a share of each module, or of all ranks (module)" },
         { .name = "json",
           .type = FLAG_SWITCH,
           .value = &json,
@@ -141,11 +166,26 @@ int command_eval(int argc, char **argv)
     if (status != 0) {
         return status == 1 ? 0 : status;
     }
+    if (keep_text != NULL && keep_parse(&keep, keep_text, error, sizeof error) != 0) {
+        complain("%s", error);
+        return 2;
+    }
+    if (keep_text != NULL && adapter.path == NULL) {
+        complain("--keep-ranks needs --adapter: a bare model has no ranks");
+        return 2;
+    }
+    if (keep_text == NULL && (keep_by != KEEP_BY_ANY || keep_scope != KEEP_MODULE)) {
+        complain("note: --keep-by and --keep-scope have no effect without --keep-ranks");
+    }
     if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path), &adapter,
                    error, sizeof error) != 0) {
         return complain("%s", error);
     }
-    if (run(&opened, data_path, context, batch, json, error, sizeof error) != 0) {
+    if ((keep_text != NULL &&
+         keep_only(&kept, opened.adapters, adapter.path, &keep, (enum keep_by) keep_by,
+                   (enum keep_scope) keep_scope, error, sizeof error) != 0) ||
+        run(&opened, keep_text != NULL ? &kept : NULL, data_path, context, batch, json,
+            error, sizeof error) != 0) {
         status = complain("%s", error);
     }
     open_free(&opened);

@@ -6,9 +6,16 @@
 
 #include "llama.h"
 
+#define DEFAULT_CONTEXT 2048
+
 static int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+int64_t evaluate_context(const struct llama *model)
+{
+    return smaller(model->config.max_context, DEFAULT_CONTEXT);
 }
 
 /* ===== A stream =========================================================== */

@@ -17,6 +17,10 @@ struct evaluation {
     int64_t exact;     /* examples that greedy decoding completes exactly */
 };
 
+/* Context where none is given: the model's, but a pass holds batch * context activations,
+ * so 2048 at most. */
+int64_t evaluate_context(const struct llama *model);
+
 /*
  * A stream: every id but the first is predicted. It is cut into windows of `context`
  * inputs, the last one shorter, each of which starts with an empty past.

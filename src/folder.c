@@ -32,6 +32,9 @@ static const char *const leavings[] = {
     "importance.svg",
     "loss.png",
     "loss.svg",
+    "pruning.jsonl",
+    "pruning.png",
+    "pruning.svg",
 };
 
 char *folder_file(const struct folder *folder, const char *name, char *error, size_t size)

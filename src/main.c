@@ -19,6 +19,7 @@ static const struct command {
     { "inspect", command_inspect, "show what is in a run folder or an adapter" },
     { "plot", command_plot, "draw pictures of runs" },
     { "compare", command_compare, "put the results of runs side by side" },
+    { "prune", command_prune, "loss of an adapter against the share of ranks kept" },
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

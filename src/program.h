@@ -20,6 +20,7 @@ int command_export(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_plot(int argc, char **argv);
 int command_compare(int argc, char **argv);
+int command_prune(int argc, char **argv);
 
 /* "beamlora: " and the line to stderr; returns 1, for `return complain(...)`. */
 int complain(const char *format, ...)

@@ -54,7 +54,8 @@ void progress_start(struct progress *progress, int64_t steps, int64_t done)
 {
     double now = seconds();
 
-    *progress = (struct progress){ .steps = steps,
+    *progress = (struct progress){ .what = "step",
+                                   .steps = steps,
                                    .first = done,
                                    .done = done,
                                    .start = now,
@@ -91,9 +92,9 @@ static void draw(struct progress *progress)
     char    line[MESSAGE_SIZE];
 
     snprintf(line, sizeof line,
-             "step %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %" PRId64
+             "%s %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %" PRId64
              ":%02d:%02d left",
-             progress->done, progress->steps,
+             progress->what, progress->done, progress->steps,
              progress->loss_sum / (double) progress->loss_count,
              progress_tokens_per_second(progress), rest / 3600, (int) (rest / 60 % 60),
              (int) (rest % 60));

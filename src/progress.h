@@ -1,4 +1,4 @@
-/* Progress of a training on stderr: one line that is redrawn on a terminal, plain lines
+/* Progress of a training, or of any number of losses, on stderr: one line that is redrawn on a terminal, plain lines
  * elsewhere, every five seconds. No escape codes anywhere, and no line that wraps. */
 #ifndef BEAMLORA_SRC_PROGRESS_H
 #define BEAMLORA_SRC_PROGRESS_H
@@ -6,13 +6,14 @@
 #include <stdint.h>
 
 struct progress {
-    int64_t steps, first, done; /* first: made before we started */
-    int64_t tokens;
-    double  start, last, now; /* seconds */
-    double  loss_sum;         /* since the last line */
-    int64_t loss_count;
-    int     terminal; /* one that can redraw a line                   */
-    int     drawn;    /* length of the unfinished line that is on it  */
+    const char *what; /* is counted: "step", unless it is set after progress_start */
+    int64_t     steps, first, done; /* first: made before we started */
+    int64_t     tokens;
+    double      start, last, now; /* seconds */
+    double      loss_sum;         /* since the last line */
+    int64_t     loss_count;
+    int         terminal; /* one that can redraw a line                   */
+    int         drawn;    /* length of the unfinished line that is on it  */
 };
 
 /* `done` of the steps are made already. */
