@@ -329,8 +329,10 @@ run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
 run_data = 'word_problems=$(SH) test/word_problems.sh $(WORD_PROBLEMS)'
+# its trainings must be slow enough to be killed, which sanitizers make them anyway
 run_folder = $(if $(wildcard test/run_folder.sh),\
-    'run_folder=$(SH) test/run_folder.sh $(O)/beamlora')
+    'run_folder=ACCUMULATE=$(if $(filter release,$(CONFIG)),10,1) \
+    $(SH) test/run_folder.sh $(O)/beamlora')
 run_export = $(if $(wildcard test/export.sh),'export=$(SH) test/export.sh $(O)/beamlora')
 run_prune = $(if $(wildcard test/prune.sh),'prune=$(SH) test/prune.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
@@ -343,6 +345,11 @@ check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) $(run_export) \
 	    $(run_prune) $(run_cli) $(run_docs)
+
+.PHONY: check-numbers
+## check-numbers: of all tests those whose results come from the CBLAS
+check-numbers: tests shared
+	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_examples) $(run_program) $(run_docs)
 
 ## check-one: one suite, make check-one T=forward; CK_RUN_CASE and CK_FORK=no narrow it
 check-one: $(if $(T),$(O)/test/test_$(T:test_%=%))
@@ -409,7 +416,7 @@ check-suites: $(SUITES)
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN_ENV) $(RUN) $(run_suites)
 
 # Suites that take minutes under valgrind; the sanitizers have them too
-VALGRIND_SKIP ?= data parallel sampling
+VALGRIND_SKIP ?= backward data parallel sampling
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
     --errors-for-leak-kinds=definite
 ## check-valgrind: the suites under valgrind
@@ -418,7 +425,7 @@ check-valgrind: $(SUITES)
 	    $(RUN) $(foreach s,$(filter-out $(VALGRIND_SKIP:%=$(O)/test/test_%),\
 	    $(SUITES)),'$(notdir $(s))=$(VALGRIND) $(s)')
 
-## check-blas: all tests with each of OpenBLAS, the reference BLAS and BLIS that is installed
+## check-blas: check-numbers with each of OpenBLAS, the reference BLAS and BLIS that is installed
 check-blas:
 	+@MAKE='$(MAKE)' BUILD='$(BUILD)' $(SH) test/scripts/check-blas.sh
 

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 settings="$quick $evaluation --method beamlora --rank 4 --period 8 --p-start 0.6
-    --accumulate 10 --dropout 0.1 --eval-every 20 --checkpoint-every 5 --ranks-every 4"
+    --accumulate ${ACCUMULATE:-10} --dropout 0.1 --eval-every 20 --checkpoint-every 5 --ranks-every 4"
 
 # same WHAT DIR: all that must be equal to the run that nothing stopped
 same() {
@@ -83,7 +83,7 @@ steps() {
 # until_step N DIR: wait until its log has so many, or the run has ended
 until_step() {
     while kill -0 "$process" 2> /dev/null && [ "$(steps "$2")" -lt "$1" ]; do
-        :
+        sleep 0.01
     done
 }
 
@@ -169,7 +169,7 @@ same "a run while another wanted it" "$work/busy"
 
 # ----- beginning with an adapter -----
 
-begun="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-3 --p-start 0.6
+begun="$files --batch 4 --context 32 --steps 30 --accumulate ${ACCUMULATE:-10} --lr 1e-3 --p-start 0.6
     --checkpoint-every 5 $evaluation"
 ok "begin with a run's adapter" train $begun --init-adapter "$work/whole" --rank 6 \
     --out "$work/begun" --json
@@ -196,7 +196,7 @@ refused 1 'whole' train --resume "$work/begun.killed"
 mv "$work/whole.gone" "$work/whole"
 
 # --method full
-full="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-3 --method full
+full="$files --batch 4 --context 32 --steps 30 --accumulate ${ACCUMULATE:-10} --lr 1e-3 --method full
     --checkpoint-every 5"
 ok "full" train $full --out "$work/full"
 is "full: a model" [ -s "$work/full/model.safetensors" ]

@@ -34,7 +34,7 @@ run()
     echo "#include \"$header\"" > "$dir/include/cblas.h"
     echo "== $name: $library"
     tried=$((tried + 1))
-    $make --no-print-directory check BUILD="$dir" \
+    $make --no-print-directory check-numbers BUILD="$dir" \
         CBLAS_CFLAGS="-I$dir/include -I${header%/*}" \
         CBLAS_LIBS="-L$libdir -l${base%.so} -Wl,-rpath,$libdir" || status=1
     # was it this one that ran?
