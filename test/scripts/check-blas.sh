@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make check` with every CBLAS that is installed: OpenBLAS, the reference BLAS, BLIS. Each
+# `make check-numbers` with every CBLAS that is installed: OpenBLAS, the reference BLAS, BLIS. Each
 # is named by its own directory, and found there at run time too, whatever the system's
 # default is. In $BUILD/blas-NAME.
 set -u
