@@ -112,16 +112,6 @@ static int write_shard(struct merging *merging, const char *name)
 
 /* ===== Other files ======================================================== */
 
-static int has_file(const char *directory, const char *name)
-{
-    char  text[4];
-    char *path = file_join(directory, name, text, sizeof text);
-    int   there = path != NULL && access(path, F_OK) == 0;
-
-    free(path);
-    return there;
-}
-
 static int copy_file(const struct merging *merging, const char *name)
 {
     char *from =
@@ -290,9 +280,9 @@ static int write_shards(struct merging *merging)
 static int write_directory(struct merging *merging)
 {
     const char *out = merging->job->out;
-    int         sharded = !has_file(merging->job->from.model_path, LLAMA_WEIGHTS);
+    int         sharded = !file_exists(merging->job->from.model_path, LLAMA_WEIGHTS);
 
-    if (sharded && has_file(out, LLAMA_WEIGHTS)) {
+    if (sharded && file_exists(out, LLAMA_WEIGHTS)) {
         snprintf(merging->error, merging->size,
                  "%s/" LLAMA_WEIGHTS " is there: it would be read in place of the shards",
                  out);
@@ -315,7 +305,7 @@ int export_merged(const struct export *job, char *error, size_t size)
                                error, size };
 
     /* the reader of models would not know it from the adapter's own base */
-    if (has_file(job->out, "adapter_config.json")) {
+    if (file_exists(job->out, "adapter_config.json")) {
         snprintf(error, size,
                  "--out %s: has an adapter, which would be added to the merged model "
                  "again",

@@ -27,6 +27,16 @@ char *file_join(const char *directory, const char *name, char *error, size_t siz
     return path;
 }
 
+int file_exists(const char *directory, const char *name)
+{
+    char  text[64];
+    char *path = file_join(directory, name, text, sizeof text);
+    int   there = path != NULL && access(path, F_OK) == 0;
+
+    free(path);
+    return there;
+}
+
 /* The whole of an open file, which may be a pipe: its size is only a hint. */
 static int read_stream(FILE *file, size_t hint, char **out, size_t *bytes)
 {

@@ -8,6 +8,9 @@
  * error. */
 char *file_join(const char *directory, const char *name, char *error, size_t size);
 
+/* Is there a directory/name? */
+int file_exists(const char *directory, const char *name);
+
 /* All bytes of a file or pipe, and a NUL behind them; *data is malloc'ed. -1: line in
  * error. */
 int file_read(const char *path, char **data, size_t *bytes, char *error, size_t size);

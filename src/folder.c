@@ -47,17 +47,6 @@ json_t *folder_real(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-static int has_run(const struct folder *folder)
-{
-    char        error[MESSAGE_SIZE];
-    char       *path = folder_file(folder, FOLDER_RUN, error, sizeof error);
-    struct stat status;
-    int         found = path != NULL && stat(path, &status) == 0;
-
-    free(path);
-    return found;
-}
-
 static void remove_file(const struct folder *folder, const char *name)
 {
     char  error[MESSAGE_SIZE];
@@ -134,7 +123,7 @@ int folder_create(struct folder *folder, const char *path, int overwrite, char *
     } else if (access(path, W_OK | X_OK) != 0) {
         wrong = errno;
     }
-    folder->fresh = wrong == 0 && !has_run(folder);
+    folder->fresh = wrong == 0 && !file_exists(folder->path, FOLDER_RUN);
     if (wrong != 0) {
         snprintf(error, size, "--out %s: %s", path, strerror(wrong));
     } else if (!folder->fresh && !overwrite) {
@@ -186,7 +175,7 @@ int folder_open(struct folder *folder, const char *path, char *error, size_t siz
     if (set_path(folder, path, error, size) != 0) {
         return -1;
     }
-    if (!has_run(folder)) {
+    if (!file_exists(folder->path, FOLDER_RUN)) {
         snprintf(error, size, "--resume %s: holds no run (no %s in it)", path,
                  FOLDER_RUN);
     } else if (open_lines(folder, error, size) == 0) {

@@ -25,16 +25,6 @@ static const char *text_of(const json_t *object, const char *key)
     return json_string_value(json_object_get(object, key));
 }
 
-static int has_file(const char *directory, const char *name)
-{
-    char  text[4];
-    char *path = file_join(directory, name, text, sizeof text);
-    int   there = path != NULL && access(path, F_OK) == 0;
-
-    free(path);
-    return there;
-}
-
 /* The object in a file of the directory; NULL: line in error. */
 static json_t *read_object(const char *directory, const char *name, char *error,
                            size_t size)
@@ -258,9 +248,9 @@ int restore(struct restored *out, const char *directory, const char *model, char
 
     memset(out, 0, sizeof *out);
     /* A run's adapter files are of its end; the checkpoint is never older. */
-    if (has_file(directory, FOLDER_RUN)) {
+    if (file_exists(directory, FOLDER_RUN)) {
         result = restore_run(out, directory, model, error, size);
-    } else if (has_file(directory, ADAPTER_CONFIG)) {
+    } else if (file_exists(directory, ADAPTER_CONFIG)) {
         result = restore_adapter(out, directory, model, error, size);
     } else {
         snprintf(error, size,
