@@ -40,9 +40,9 @@ struct rank_values {
 };
 
 /*
- * Of adapters that were read from `directory`; none of their ranks is silenced afterwards.
- * Norms are the adapters' own. Importance is g in a run's last line of ranks.jsonl; that the norms in
- * this line are the adapters' is checked, so it is of no other adapter. KEEP_BY_ANY:
+ * Of adapters that were read from `directory`; none of their ranks is silenced after.
+ * Norms are the adapters' own. Importance is g in the last line of a run's ranks.jsonl,
+ * if the norms in this line are the adapters', so it is of no other adapter. KEEP_BY_ANY:
  * importance where it can be had. 0, or -1 with a line.
  */
 int  rank_values_read(struct rank_values *out, const struct llama_adapters *adapters,

@@ -66,8 +66,8 @@ static const struct curve {
 
 enum { CURVES = sizeof curves / sizeof curves[0] };
 
-/* Columns from `first` on: best, worst, mean, least and largest of the seeds. The best are
- * drawn last, above the others. */
+/* Columns from `first` on: best, worst, mean, least and largest of the seeds. The best
+ * are drawn last, above the others. */
 static void write_panel(FILE *script, const struct pruning *pruning, int first,
                         int legend)
 {

@@ -1,6 +1,6 @@
 /*
- * `beamlora prune`: evaluates an adapter with more and more of its ranks. What the command
- * does not say comes from run.json, when the adapter is in a run folder.
+ * `beamlora prune`: evaluates an adapter with more and more of its ranks. What the
+ * command does not say comes from run.json, when the adapter is in a run folder.
  */
 #define _POSIX_C_SOURCE 200809L
 
