@@ -9,13 +9,19 @@
  *
  *     y = x W0^T + c ((x A^T) * g) B^T        g = r softmax(s / tau)
  *
+ * DoRA, alone or with scores, also learns how long each row of the weight is
+ * (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353):
+ *
+ *     y = (mag / |W|) * (x W^T)               W = W0 + c B diag(g) A
+ *
  * Letters used throughout:
  *
  *     n     rows of activations: tokens in this call
  *     in    input features of the layer        out   output features
  *     r     rank of the adapter                c     scaling: alpha / r
  *     A     [r, in]     B  [out, r]            s, g  [r] scores and importance
- *     W0    [out, in]   the frozen weight: the host's, this library never needs it
+ *     W0    [out, in]   the frozen weight: the host's; only DoRA reads it
+ *     mag   [out]       magnitudes of DoRA     |W|  [out] lengths of W's rows
  *     tau   softmax temperature                t     optimizer steps taken so far
  *     T     period: steps from one reallocation to the next
  *
@@ -175,6 +181,19 @@ typedef void (*bl_free_fn)(void *user, void *pointer);
 /** Takes `bytes` bytes at `data`; anything but 0 stops the writing with BL_E_USER. */
 typedef int (*bl_write_fn)(void *user, const void *data, size_t bytes);
 
+/**
+ * Hands rows of a frozen weight W0 [., in] that is not in memory as it is needed: of 16
+ * bits, quantised, in several places.
+ *
+ *   base   the spec's
+ *   out    [rows, in] written, packed, of parameter_dtype: rows from .. from + rows - 1
+ *
+ * Must give the same values every time, and cannot fail: what cannot be read is NaN. May
+ * be called at once from the threads of parallel_for and of calls that may run at once.
+ */
+typedef void (*bl_rows_fn)(const void *base, int64_t from, int64_t rows, int64_t in,
+                           void *out);
+
 /* ===== Options ============================================================ */
 
 enum bl_method {
@@ -266,9 +285,10 @@ typedef struct bl_options {
     int32_t  activation_dtype; /* x, y, dx, dy; so far equal to the other */
     uint64_t seed;             /* of initialisation, dropout, pairing; default 0 */
 
+    int32_t dora; /* 1: magnitudes, with either method; wants W0 (bl_spec); default 0 */
+
     /* optimizer: AdamW with decoupled decay (Loshchilov & Hutter, arXiv 1711.05101) */
     int32_t optimizer;      /* bl_optimizer; default BL_OPTIMIZER_ADAMW */
-    int32_t reallocation;   /* 1 (default): as scheduled below; 0: scores only */
     double  lr;             /* the base lr, only to choose tau; 0: not told */
     double  beta1;          /* in [0, 1); default 0.9 */
     double  beta2;          /* in [0, 1); default 0.999 */
@@ -284,14 +304,14 @@ typedef struct bl_options {
     double  p_start; /* Top-P in (0, 1], share of importance that is kept; default 0.95 */
     double  p_end;   /* the same at the end; default 1 */
     int32_t p_curve; /* bl_curve; default BL_CURVE_COSINE */
-    int32_t scope;   /* bl_scope; default BL_SCOPE_MODULE */
-    int64_t p_steps; /* steps from p_start to p_end; 0 (auto): 2/3 of total_steps */
+    int32_t reallocation; /* 1 (default): as scheduled here; 0: scores only */
+    int64_t p_steps;      /* steps from p_start to p_end; 0 (auto): 2/3 of total_steps */
 
     /* which ranks go */
+    int32_t scope;              /* bl_scope; default BL_SCOPE_MODULE */
     int32_t crossing;           /* bl_crossing; default BL_CROSSING_KEPT */
     int32_t importance;         /* bl_importance; default BL_IMPORTANCE_SCORE */
     int32_t selection;          /* bl_select; default BL_SELECT_LOWEST */
-    int32_t reserved;           /* 0 */
     int64_t fixed_count;        /* ablation: ranks per module; 0 (default): Top-P */
     double  max_prune_fraction; /* in [0, 1], of a module's r; default 0.5 */
     double  idle; /* only ranks below this share of the mean contribution; 0: any */
@@ -317,6 +337,11 @@ typedef struct bl_options {
     void *parameters; /* [elements] memory for the parameters, aligned to 64 bytes */
     void *gradients;  /* [elements] the same for their gradients */
     void *moments_mv; /* [2 * elements] the same for m, then v; see bl_memory */
+
+    /* W0, for specs that do not say (bl_spec), and so for bl_adapter_create */
+    const void *base;
+    int64_t     ldbase;
+    bl_rows_fn  base_rows;
 } bl_options;
 
 /**
@@ -345,6 +370,11 @@ typedef struct bl_spec {
     const char *name;     /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
     int32_t     frozen;   /* 1: passes gradients on to dx, has none itself */
     int32_t     reserved; /* 0 */
+
+    /* W0, read with the option `dora` alone: borrowed, unchanged while the group lives */
+    const void *base;      /* [out, in] read, of parameter_dtype; or base_rows' */
+    int64_t     ldbase;    /* >= in; 0: in */
+    bl_rows_fn  base_rows; /* NULL (default): `base` is the matrix */
 } bl_spec;
 
 /** Bytes that a configuration takes; filled by bl_memory_query. Attached arrays come on
@@ -353,7 +383,7 @@ typedef struct bl_memory {
     size_t  size;     /* sizeof(bl_memory) as the caller knows it */
     int64_t elements; /* of a buffer, padding included; in bytes a multiple of 64: what a
                          host that brings its own parameters or gradients allocates */
-    size_t  parameters; /* bytes, of A, B, s */
+    size_t  parameters; /* bytes, of A, B, s, mag */
     size_t  gradients;
     size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
     size_t  history;     /* the whole ring */
@@ -379,14 +409,16 @@ BL_API int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options
 /**
  * Create `count` adapters that train together.
  *
- *     A uniform in +-1/sqrt(in),  B = 0,  s = 0:  the output is not changed at first
+ *     A uniform in +-1/sqrt(in),  B = 0,  s = 0,  mag = |W0|:
+ *     the output is not changed at first
  *
  *   specs   [count] read; all with the same size field
  *
  * Returns 0; BL_E_OPTIONS for settings that contradict each other or would never
- * reallocate anything, BL_E_RANGE for values and sizes out of range, BL_E_ARG for a name
- * that is there twice or host memory that is not aligned, BL_E_NOMEM. *out is written
- * only on success. Since 0.1.
+ * reallocate anything, or DoRA without a W0; BL_E_RANGE for values and sizes out of
+ * range, BL_E_ARG for a name that is there twice or host memory that is not aligned,
+ * BL_E_NONFINITE for a W0 with such values, BL_E_NOMEM. *out is written only on success.
+ * Since 0.1.
  */
 BL_API int  bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
                             const bl_options *opt);
@@ -431,9 +463,10 @@ BL_API int bl_adapter_set_frozen(bl_adapter *adapter, int32_t frozen);
 BL_API int bl_adapter_set_mask(bl_adapter *adapter, const uint8_t *mask);
 
 enum bl_tensor {
-    BL_TENSOR_A = 0,     /* [r, in] */
-    BL_TENSOR_B = 1,     /* [r, out]: kept transposed, a rank is contiguous */
-    BL_TENSOR_SCORES = 2 /* [1, r]; absent with BL_METHOD_LORA */
+    BL_TENSOR_A = 0,        /* [r, in] */
+    BL_TENSOR_B = 1,        /* [r, out]: kept transposed, a rank is contiguous */
+    BL_TENSOR_SCORES = 2,   /* [1, r]; absent with BL_METHOD_LORA */
+    BL_TENSOR_MAGNITUDE = 3 /* [1, out]; absent without dora */
 };
 
 enum bl_buffer {
@@ -458,13 +491,14 @@ BL_API int bl_adapter_get_view(bl_adapter *adapter, int32_t tensor, int32_t buff
                                bl_view *out);
 
 /**
- * The whole buffer of a group as one row [1, elements]: every adapter's A, B, s in
+ * The whole buffer of a group as one row [1, elements]: every adapter's A, B, s, mag in
  * order, each aligned to 64 bytes, the padding zero. One all-reduce on the gradients'
  * pointer is a data-parallel step. As bl_adapter_get_view otherwise.
  */
 BL_API int bl_group_get_view(bl_group *group, int32_t buffer, bl_view *out);
 
-/** Parameters were written by the host: tapes filled before are out of date. */
+/** Parameters were written by the host: tapes filled before are out of date, and DoRA
+ *  works the lengths |W| out anew. */
 BL_API int bl_group_touch(bl_group *group);
 
 /* ===== Forward and backward =============================================== */
@@ -490,8 +524,13 @@ BL_API void bl_tape_free(bl_tape *tape);
  *
  *     h  = drop(x) A^T                  y += c (h * g) B^T
  *
+ * With dora, where q = mag / |W|:       y  = q * (y + c (h * g) B^T)
+ * and where x is dropped from, as in PEFT:
+ *     u  = drop(x) W0^T                 y += (q - 1) * u + q * c (h * g) B^T
+ *
  *   n      rows; 0 is fine, the pointers may then be NULL
- *   y      [n, out] accumulated, ldy >= out: x W0^T, or zero; must not overlap x
+ *   y      [n, out] accumulated, ldy >= out: x W0^T, or zero; must not overlap x. With
+ *          dora it must be x W0^T, without the layer's bias: that is added afterwards
  *   x      [n, in]  read, ldx >= in; bl_backward wants the same again
  *   key    names the dropout mask, 0 or more: the mask is a function of (seed, adapter,
  *          key, element) and the same in every run; BL_NO_DROPOUT: none (evaluation)
@@ -509,10 +548,14 @@ BL_API int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void 
  *     dA += (d * g)^T drop(x)           dx += drop'((d * g) A)
  *     ds += g * (dg - (g . dg) / r) / tau,    dg = column sums of d * h
  *
+ * With dora, |W| being a constant, all of this is with q * dy in the place of dy, and
+ *     dmag += column sums of dy * t / |W|,    t = y before q,    dy := q * dy
+ * so call this before your own product dx += dy W0, which then is the right one. Where x
+ * was dropped from, dy stays, t = u + c (h * g) B^T, and dx += drop'(((q - 1) * dy) W0).
+ *
  *   n      rows, those of the tape's forward
  *   dx     [n, in]  accumulated, lddx >= in; NULL: not wanted
- *   dy     [n, out] read, lddy >= out. Not const: a method that rescales the layer's
- *          output (DoRA, reserved) hands the gradient before rescaling back in it
+ *   dy     [n, out] read, lddy >= out; rescaled with dora
  *   x      [n, in]  read, as given to the forward
  *
  * Gradients add up over calls until the next step, in the order of the calls.
@@ -538,8 +581,8 @@ BL_API int bl_group_copy_gradient_norm(const bl_group *group, double *norm);
  *     v := b2 v + (1 - b2) G^2
  *     p := p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
  *
- * with lr times b_lr_ratio for B and times score_lr_ratio for s. The gradients are
- * spent: the next backward starts from zero. An adapter that no backward has reached
+ * with lr times b_lr_ratio for B and times score_lr_ratio for s. With dora |W| is then
+ * worked out anew, which takes a product [out, in] x [in, r]. The gradients are spent: the next backward starts from zero. An adapter that no backward has reached
  * has gradient zero.
  *
  *   lr           >= 0, of this step: a schedule is the host's
@@ -671,10 +714,13 @@ BL_API int bl_plan_load(bl_plan *plan, const void *data, size_t bytes);
  * Put the adapter into a weight, or take it out again.
  *
  *     merge: w += c B diag(g) A         unmerge: w -= c B diag(g) A
+ *     dora:  w  = q * (w + ...)                  w  = w / q - ...,    q = mag / |W|
  *
- *   w   [out, in] accumulated, ldw >= in, of parameter_dtype
+ *   w   [out, in] accumulated, ldw >= in, of parameter_dtype. With dora it may be
+ *       the W0 that the group reads only if no parameter changes until it is taken out
  *
- * Returns BL_E_NOMEM when there is no room for [r, out] scratch. Since 0.1.
+ * Returns BL_E_NOMEM when there is no room for [r, out] scratch; bl_adapter_unmerge
+ * BL_E_STATE when a magnitude is 0, for that row is lost. Since 0.1.
  */
 BL_API int bl_adapter_merge(const bl_adapter *adapter, void *w, int64_t ldw);
 BL_API int bl_adapter_unmerge(const bl_adapter *adapter, void *w, int64_t ldw);
@@ -687,7 +733,8 @@ BL_API int bl_adapter_unmerge(const bl_adapter *adapter, void *w, int64_t ldw);
  *   a   [r, in]  written, lda >= in, of parameter_dtype
  *   b   [out, r] written, ldb >= r,  of parameter_dtype
  *
- * Returns BL_E_NOMEM when there is no room for [r] scratch. Since 0.1.
+ * Returns BL_E_NOMEM when there is no room for [r] scratch, and BL_E_STATE with dora:
+ * rescaled rows are no plain LoRA; merge, or see bl_peft_save. Since 0.1.
  */
 BL_API int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void *b,
                            int64_t ldb);
@@ -697,20 +744,20 @@ BL_API int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void
 BL_API int bl_adapter_copy_importance(const bl_adapter *adapter, double *g);
 
 /** Size of every rank's share of the weight, [r]: |c g_i b_i a_i|_F = |c| g_i |b_i| |a_i|
- *  exactly, in time r (in + out). Since 0.1. */
+ *  exactly, in time r (in + out); with dora before rows are rescaled. Since 0.1. */
 BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
 
 /* ===== State ============================================================== */
 
 /*
- * The state of a training is a list of named arrays: for each adapter its A, B, s,
+ * The state of a training is a list of named arrays: for each adapter its A, B, s, mag,
  * their moments and attached arrays, its history and its flags; for the group the step
  * and the settings. A group with the same specs and options that is given them goes on
  * bit for bit, with parallel_for given in both or in neither. Gradients are no part of
  * it: save between steps.
  *
- * What must be equal on resume: specs (names, shapes, c), dtypes, method, dropout, seed,
- * optimizer and all settings of schedule, selection, expansion and history. What may
+ * What must be equal on resume: specs (names, shapes, c; also W0, which is not looked
+ * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule, selection, expansion and history. What may
  * differ: lr, beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the
  * allocator.
  */

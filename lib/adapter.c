@@ -65,7 +65,7 @@ int bl_adapter_set_mask(bl_adapter *adapter, const uint8_t *mask)
     for (int64_t i = 0; i < adapter->rank; i++) {
         own[i] = mask == NULL ? 1 : mask[i];
     }
-    adapter->group->version++;
+    bl__adapter_changed(adapter);
     return 0;
 }
 
@@ -83,7 +83,11 @@ int64_t bl__tensor(const bl_adapter *adapter, int32_t tensor, int64_t *rows,
     case BL_TENSOR_SCORES:
         *rows = 1;
         *cols = adapter->rank;
-        return adapter->s == adapter->end ? -1 : adapter->s;
+        return adapter->s == adapter->magnitude ? -1 : adapter->s;
+    case BL_TENSOR_MAGNITUDE:
+        *rows = 1;
+        *cols = adapter->out;
+        return bl__is_dora(adapter) ? adapter->magnitude : -1;
     default:
         return -1;
     }
@@ -119,7 +123,7 @@ void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g
 {
     const bl_group *const group = adapter->group;
     const uint8_t *const  mask = group->mask + adapter->first_rank;
-    if (adapter->s == adapter->end) {
+    if (adapter->s == adapter->magnitude) {
         for (int64_t i = 0; i < adapter->rank; i++) {
             masked[i] = group->removed[adapter->first_rank + i] ? 0 : 1;
         }

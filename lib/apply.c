@@ -256,7 +256,7 @@ static void clear_score_moments(bl_group *group)
         for (int32_t k = BL_BUFFER_M; k < group->buffer_count; k++) {
             if (group->buffers[k].data != NULL && !adapter->frozen) {
                 memset(bl__at(group->dtype, group->buffers[k].data, adapter->s), 0,
-                       (size_t) (adapter->end - adapter->s) *
+                       (size_t) (adapter->magnitude - adapter->s) *
                            bl__dtype_bytes(group->dtype));
             }
         }
@@ -281,7 +281,7 @@ static void apply_module(bl_adapter *adapter, const bl_plan *plan, int64_t first
             move_rows(&tensor, plan, first, end);
         }
     }
-    if (adapter->s != adapter->end) {
+    if (adapter->s != adapter->magnitude) {
         share_scores(adapter, plan, first, end);
     }
     for (int64_t row = first; row < end; row++) {
@@ -313,7 +313,7 @@ int bl_group_apply(bl_group *group, const bl_plan *plan)
     }
     clear_score_moments(group);
     group->reallocated = group->t;
-    group->version++;
+    bl__group_changed(group, 0);
     return 0;
 }
 

@@ -7,7 +7,9 @@
  *                                     dX += drop'((D * g) A)
  *
  * A block is done in three rounds, each of which can be cut without two parts writing
- * the same element: D by rows; dA and dB by columns; dX by rows.
+ * the same element: D by rows; dA and dB by columns; dX by rows. With DoRA a round by
+ * columns comes first: dY is rescaled, and the magnitudes' gradient gathered (equations
+ * 13 and 14).
  */
 #include <string.h>
 
@@ -21,8 +23,10 @@ struct pass {
     double             beta; /* 0: the first block since a step overwrites dA and dB */
     void              *dx;
     int64_t            lddx;
-    const void        *dy;
+    void              *dy;
     int64_t            lddy;
+    void              *grad; /* the block's rows of dY, rescaled with DoRA */
+    int64_t            ldgrad;
     const void        *x;
     int64_t            ldx;
 };
@@ -49,7 +53,7 @@ static void differentiate_rows(void *context, int64_t part)
     const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
     bl__gemm(dtype, 0, 1, rows, adapter->rank, adapter->out, adapter->scaling,
-             bl__at_const(dtype, pass->dy, row * pass->lddy), pass->lddy,
+             bl__at_const(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
              parameters(pass, adapter->b), adapter->out, 0,
              bl__at(dtype, pass->tape->d, from * adapter->rank), adapter->rank);
     if (pass->dropout.q > 0 && !adapter->frozen) {
@@ -71,8 +75,8 @@ static void gather_columns(void *context, int64_t part)
         const int64_t from = bl__part_start(out, pass->out_parts, part);
         const int64_t cols = bl__part_start(out, pass->out_parts, part + 1) - from;
         bl__gemm(dtype, 1, 0, r, cols, pass->rows, adapter->scaling, pass->tape->hg, r,
-                 bl__at_const(dtype, pass->dy, pass->row * pass->lddy + from), pass->lddy,
-                 pass->beta, gradients(pass, adapter->b + from), out);
+                 bl__at_const(dtype, pass->grad, from), pass->ldgrad, pass->beta,
+                 gradients(pass, adapter->b + from), out);
         return;
     }
     const int64_t in = adapter->in;
@@ -101,11 +105,37 @@ static void pass_on_rows(void *context, int64_t part)
     if (pass->dropout.q > 0) {
         void *const dropped = bl__at(dtype, pass->tape->dropped, from * in);
         bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
-                 parameters(pass, adapter->a), in, 0, dropped, in);
+                 parameters(pass, adapter->a), in, bl__is_dora(adapter) ? 1 : 0, dropped,
+                 in);
         bl__dropout(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in, 1);
     } else {
         bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
                  parameters(pass, adapter->a), in, 1, dx, pass->lddx);
+    }
+}
+
+/* A panel of columns of dY, rescaled, and of the magnitudes' gradient */
+static void rescale_columns(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const bl_tape *const     tape = pass->tape;
+    const int32_t            dtype = adapter->group->dtype;
+    const int64_t            out = adapter->out;
+    const int64_t            from = bl__part_start(out, pass->out_parts, part);
+    const int64_t            cols = bl__part_start(out, pass->out_parts, part + 1) - from;
+    void *const              dots = bl__at(dtype, tape->dots, from);
+    memset(dots, 0, (size_t) cols * bl__dtype_bytes(dtype));
+    bl__rescale_gradient(
+        dtype, dots, bl__at(dtype, pass->grad, from), pass->ldgrad,
+        bl__at_const(dtype, pass->dy, pass->row * pass->lddy + from), pass->lddy,
+        adapter->frozen ? NULL : bl__at_const(dtype, tape->kept, pass->row * out + from),
+        out, pass->rows, cols, bl__at_const(dtype, adapter->ratio, from));
+    void *const to = gradients(pass, adapter->magnitude + from);
+    for (int64_t j = 0; j < cols && !adapter->frozen; j++) {
+        const double length = adapter->lengths[from + j];
+        const double dot = length == 0 ? 0 : bl__get(dtype, dots, j) / length;
+        bl__set(dtype, to, j, dot + (pass->beta == 0 ? 0 : bl__get(dtype, to, j)));
     }
 }
 
@@ -120,6 +150,14 @@ static void backward_block(struct pass *pass)
     pass->row_parts = bl__parts(group, rows);
     pass->in_parts = bl__parts(group, adapter->in);
     pass->out_parts = bl__parts(group, adapter->out);
+    /* with dropout the host's own product takes dY as it is: not rescaled in place */
+    const int unproject = bl__is_dora(adapter) && pass->dropout.q > 0;
+    pass->grad = unproject ? tape->rescaled
+                           : bl__at(group->dtype, pass->dy, pass->row * pass->lddy);
+    pass->ldgrad = unproject ? adapter->out : pass->lddy;
+    if (bl__is_dora(adapter)) {
+        bl__parallel_for(group, pass->out_parts, rescale_columns, pass);
+    }
     bl__parallel_for(group, pass->row_parts, differentiate_rows, pass);
     if (!adapter->frozen) {
         bl__add_column_dots(group->dtype, tape->dg, tape->d, h, rows, r);
@@ -130,6 +168,12 @@ static void backward_block(struct pass *pass)
         bl__parallel_for(group, pass->out_parts + pass->in_parts, gather_columns, pass);
     }
     if (pass->dx != NULL) {
+        if (unproject) {
+            bl__subtract(group->dtype, tape->rescaled, adapter->out,
+                         bl__at_const(group->dtype, pass->dy, pass->row * pass->lddy),
+                         pass->lddy, rows, adapter->out);
+            bl__dora_unproject(adapter, tape, rows);
+        }
         bl__parallel_for(group, pass->row_parts, pass_on_rows, pass);
     }
 }
@@ -178,7 +222,7 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
         backward_block(&pass);
         pass.beta = 1;
     }
-    if (!adapter->frozen && adapter->s != adapter->end) {
+    if (!adapter->frozen && adapter->s != adapter->magnitude) {
         const bl_group *const group = adapter->group;
         const uint8_t *const  mask = group->mask + adapter->first_rank;
         void *const           ds = gradients(&pass, adapter->s);

@@ -37,6 +37,23 @@ void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first
                  int64_t rows, int64_t cols, void *dst, int64_t lddst, const void *src,
                  int64_t ldsrc, int add);
 
+/* ----- rescale.c ----- */
+
+/* DoRA's passes over [rows, cols], with a factor for every column.
+ *     rescale:   kept = y (NULL: not wanted), y = ratio y
+ *     combine:   y += (ratio - 1) u + ratio l,  u += l
+ *     gradient:  dots[j] += sum over i of dy kept (NULL: not wanted), to = ratio dy
+ *     subtract:  a -= b */
+void bl__rescale(int32_t dtype, void *kept, void *y, int64_t ldy, int64_t rows,
+                 int64_t cols, const void *ratio);
+void bl__rescale_combine(int32_t dtype, void *y, int64_t ldy, void *u, const void *l,
+                         int64_t rows, int64_t cols, const void *ratio);
+void bl__rescale_gradient(int32_t dtype, void *dots, void *to, int64_t ldto,
+                          const void *dy, int64_t lddy, const void *kept, int64_t ldkept,
+                          int64_t rows, int64_t cols, const void *ratio);
+void bl__subtract(int32_t dtype, void *a, int64_t lda, const void *b, int64_t ldb,
+                  int64_t rows, int64_t cols);
+
 /* ----- score.c ----- */
 
 /* g = r softmax(s / tau) over the ranks that are not removed; removed ones get 0. */

@@ -4,6 +4,8 @@
  *     H = drop(X) A^T          Y += c (H * g) B^T
  *
  * H stays in the tape for the backward; scaling and accumulation ride on the products.
+ * With DoRA one more pass over the block rescales it, and keeps what it was (equations 11
+ * and 12); with dropout a product with W0 comes before it.
  */
 #include <string.h>
 
@@ -18,7 +20,31 @@ struct pass {
     int64_t            ldy;
     const void        *x;
     int64_t            ldx;
+    int                dora, project; /* project: DoRA on drop(x) */
 };
+
+static void drop_rows(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const int32_t            dtype = adapter->group->dtype;
+    const int64_t            from = bl__part_start(pass->rows, pass->parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
+    const int64_t row = pass->row + from;
+    bl__dropout(dtype, &pass->dropout, row, rows, adapter->in,
+                bl__at(dtype, pass->tape->dropped, from * adapter->in), adapter->in,
+                bl__at_const(dtype, pass->x, row * pass->ldx), pass->ldx, 0);
+}
+
+/* Row `from` of the block in the tape's kept; NULL: nothing is kept. */
+static void *kept_rows(const struct pass *pass, int64_t from)
+{
+    const bl_tape *const tape = pass->tape;
+    const int64_t        row = (tape->keep ? pass->row : 0) + from;
+    return tape->kept == NULL ? NULL
+                              : bl__at(pass->adapter->group->dtype, tape->kept,
+                                       row * pass->adapter->out);
+}
 
 static void forward_rows(void *context, int64_t part)
 {
@@ -35,10 +61,7 @@ static void forward_rows(void *context, int64_t part)
     const void *x = bl__at_const(dtype, pass->x, row * pass->ldx);
     int64_t     ldx = pass->ldx;
     if (pass->dropout.q > 0) {
-        void *const dropped = bl__at(dtype, tape->dropped, from * adapter->in);
-        bl__dropout(dtype, &pass->dropout, row, rows, adapter->in, dropped, adapter->in,
-                    x, ldx, 0);
-        x = dropped;
+        x = bl__at(dtype, tape->dropped, from * adapter->in);
         ldx = adapter->in;
     }
     void *const h = bl__at(dtype, tape->h, (tape->keep ? row : from) * r);
@@ -47,8 +70,33 @@ static void forward_rows(void *context, int64_t part)
     bl__gemm(dtype, 0, 1, rows, r, adapter->in, 1, x, ldx,
              bl__at_const(dtype, p, adapter->a), adapter->in, 0, h, r);
     bl__scale_columns(dtype, hg, h, rows, r, tape->g);
+    /* what the low-rank product is added to: the output, or nothing as yet */
+    void *const sum =
+        pass->project ? bl__at(dtype, tape->rescaled, from * adapter->out) : y;
+    const int64_t ldsum = pass->project ? adapter->out : pass->ldy;
     bl__gemm(dtype, 0, 0, rows, adapter->out, r, adapter->scaling, hg, r,
-             bl__at_const(dtype, p, adapter->b), adapter->out, 1, y, pass->ldy);
+             bl__at_const(dtype, p, adapter->b), adapter->out, pass->project ? 0 : 1, sum,
+             ldsum);
+    if (pass->project) {
+        bl__rescale_combine(dtype, y, pass->ldy, kept_rows(pass, from), sum, rows,
+                            adapter->out, adapter->ratio);
+    } else if (pass->dora) {
+        bl__rescale(dtype, tape->keep ? kept_rows(pass, from) : NULL, y, pass->ldy, rows,
+                    adapter->out, adapter->ratio);
+    }
+}
+
+static void forward_block(struct pass *pass)
+{
+    const bl_group *const group = pass->adapter->group;
+    pass->parts = bl__parts(group, pass->rows);
+    if (pass->dropout.q > 0) {
+        bl__parallel_for(group, pass->parts, drop_rows, pass);
+    }
+    if (pass->project) {
+        bl__dora_project(pass->adapter, pass->tape, pass->rows, kept_rows(pass, 0));
+    }
+    bl__parallel_for(group, pass->parts, forward_rows, pass);
 }
 
 int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int64_t ldy,
@@ -72,12 +120,13 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
         .ldy = ldy,
         .x = x,
         .ldx = ldx,
+        .dora = bl__is_dora(adapter),
     };
+    pass.project = pass.dora && pass.dropout.q > 0;
     bl__adapter_importance(adapter, tape->g, tape->true_g);
     for (pass.row = 0; pass.row < n; pass.row += pass.rows) {
         pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
-        pass.parts = bl__parts(adapter->group, pass.rows);
-        bl__parallel_for(adapter->group, pass.parts, forward_rows, &pass);
+        forward_block(&pass);
     }
     tape->n = n;
     tape->key = key;

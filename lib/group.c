@@ -1,7 +1,7 @@
 /*
  * Groups: many adapters as one. All bookkeeping is one block, and there is one buffer
  * each for parameters, gradients and moments, in segments aligned to 64 bytes: adapter
- * 0's A, B, s, then adapter 1's, and so on.
+ * 0's A, B, s and magnitudes, then adapter 1's, and so on.
  *
  * Memory: elements * (1 + 1 + 2) and history_depth * elements * (1, or 3 with moments).
  */
@@ -19,6 +19,8 @@ struct sizes {
     bl_options options; /* resolved */
     int64_t    elements, ranks, largest_rank, scratch;
     size_t     bytes; /* of an element */
+    int64_t    rows;  /* of all W0 together, with DoRA; 0 without            */
+    int64_t    length_rows, length_a, length_products, length_gram; /* of its scratch */
     size_t     bookkeeping, buffer, history;
 };
 
@@ -70,6 +72,19 @@ static bl_group *carve_group(struct carver *carver, const struct sizes *sizes,
     to->scratch = carve(carver, sizes->scratch, sizes->bytes);
     to->scratch_scores = carve(carver, sizes->largest_rank, sizeof *to->scratch_scores);
     to->scratch_ranks = carve(carver, sizes->ranks, 1);
+    if (sizes->rows > 0) {
+        struct bl__lengths_scratch *const scratch = &to->lengths_scratch;
+        scratch->a = carve(carver, sizes->length_a, sizes->bytes);
+        scratch->products = carve(carver, sizes->length_products, sizes->bytes);
+        scratch->gram = carve(carver, sizes->length_gram, sizes->bytes);
+        scratch->g = carve(carver, sizes->largest_rank, sizeof *scratch->g);
+        to->base_squares = carve(carver, sizes->rows, sizeof *to->base_squares);
+        to->lengths = carve(carver, sizes->rows, sizeof *to->lengths);
+        to->ratio = carve(carver, sizes->rows, sizes->bytes);
+    }
+    if (sizes->length_rows > 0) {
+        to->lengths_scratch.rows = carve(carver, sizes->length_rows, sizes->bytes);
+    }
     return group;
 }
 
@@ -101,6 +116,26 @@ static int check_name(const bl_spec *specs, int64_t index, const char *name,
     return 0;
 }
 
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What DoRA adds for an adapter. */
+static void measure_dora(struct sizes *sizes, const bl_spec *spec)
+{
+    const int64_t row_bytes = spec->in_features * (int64_t) sizes->bytes;
+    const int64_t block = bl__block_rows(row_bytes, spec->out_features);
+    sizes->rows += spec->out_features;
+    sizes->elements += segment(spec->out_features, sizes->bytes);
+    sizes->length_a = larger(sizes->length_a, spec->rank * spec->in_features);
+    sizes->length_products = larger(sizes->length_products, block * spec->rank);
+    sizes->length_gram = larger(sizes->length_gram, spec->rank * spec->rank);
+    if (spec->base_rows != NULL) {
+        sizes->length_rows = larger(sizes->length_rows, block * spec->in_features);
+    }
+}
+
 static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
                    const bl_options *opt)
 {
@@ -128,8 +163,7 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
             return rc;
         }
         /* Each of these products is below 2^62, so only the sums need watching. */
-        const int64_t wide =
-            spec.in_features > spec.out_features ? spec.in_features : spec.out_features;
+        const int64_t wide = larger(spec.in_features, spec.out_features);
         const int64_t all = segment(spec.rank * spec.in_features, sizes->bytes) / 2 +
                             segment(spec.rank * spec.out_features, sizes->bytes) / 2;
         if (all > INT64_MAX / 128 || sizes->elements > INT64_MAX / 128) {
@@ -140,10 +174,11 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
                            segment(spec.rank * spec.out_features, sizes->bytes) +
                            (scores ? segment(spec.rank, sizes->bytes) : 0);
         sizes->ranks += spec.rank;
-        sizes->largest_rank =
-            spec.rank > sizes->largest_rank ? spec.rank : sizes->largest_rank;
-        sizes->scratch =
-            spec.rank * wide > sizes->scratch ? spec.rank * wide : sizes->scratch;
+        sizes->largest_rank = larger(sizes->largest_rank, spec.rank);
+        sizes->scratch = larger(sizes->scratch, spec.rank * wide);
+        if (sizes->options.dora) {
+            measure_dora(sizes, &spec);
+        }
     }
     rc = bl__options_resolve(&sizes->options, sizes->largest_rank);
     if (rc != 0) {
@@ -180,6 +215,7 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
     const size_t            bytes = bl__dtype_bytes(group->dtype);
     int64_t                 offset = 0;
     int64_t                 first_rank = 0;
+    int64_t                 first_row = 0;
     for (int64_t i = 0; i < group->count; i++) {
         bl_spec spec;
         bl__spec_read(&spec, specs, i, o);
@@ -195,8 +231,20 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         adapter->a = offset;
         adapter->b = adapter->a + segment(spec.rank * spec.in_features, bytes);
         adapter->s = adapter->b + segment(spec.rank * spec.out_features, bytes);
-        adapter->end = adapter->s +
-                       (o->method == BL_METHOD_BEAMLORA ? segment(spec.rank, bytes) : 0);
+        adapter->magnitude =
+            adapter->s +
+            (o->method == BL_METHOD_BEAMLORA ? segment(spec.rank, bytes) : 0);
+        adapter->end =
+            adapter->magnitude + (o->dora ? segment(spec.out_features, bytes) : 0);
+        if (o->dora) {
+            adapter->base = spec.base;
+            adapter->ldbase = spec.ldbase;
+            adapter->base_rows = spec.base_rows;
+            adapter->base_squares = group->base_squares + first_row;
+            adapter->lengths = group->lengths + first_row;
+            adapter->ratio = bl__at(group->dtype, group->ratio, first_row);
+            first_row += spec.out_features;
+        }
         adapter->first_rank = first_rank;
         adapter->seed = bl__random_key(o->seed, BL__DRAW_ADAPTER, (uint64_t) i, 0);
         adapter->frozen = spec.frozen;
@@ -308,6 +356,13 @@ int bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
         return rc;
     }
     initialise(group);
+    for (int64_t i = 0; i < count && o->dora && rc == 0; i++) {
+        rc = bl__dora_begin(&group->adapters[i]);
+    }
+    if (rc != 0) {
+        bl_group_free(group);
+        return rc;
+    }
     *out = group;
     return 0;
 }
@@ -386,9 +441,7 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
     for (int64_t i = 0; i < count; i++) {
         bl_spec spec;
         bl__spec_read(&spec, specs, i, o);
-        memory.tapes =
-            bl__add(memory.tapes, bl__tape_bytes(o, spec.in_features, spec.out_features,
-                                                 spec.rank, n, 1));
+        memory.tapes = bl__add(memory.tapes, bl__tape_bytes(o, &spec, n, 1));
     }
     const size_t parts[] = { memory.parameters, memory.gradients,   memory.moments,
                              memory.history,    memory.bookkeeping, memory.tapes };
@@ -446,7 +499,7 @@ int bl_group_set_temperature(bl_group *group, double tau)
         return bl__fail(BL_E_RANGE, "tau is %g, must be above 0 and finite", tau);
     }
     group->options.temperature = tau;
-    group->version++;
+    bl__group_changed(group, 1);
     return 0;
 }
 
@@ -477,7 +530,7 @@ int bl_group_touch(bl_group *group)
     if (group == NULL) {
         return bl__fail(BL_E_ARG, "group is NULL");
     }
-    group->version++;
+    bl__group_changed(group, 1);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /*
  * The handles' insides, and what the files that work on handles offer one another.
- * The order here is the order of the layers: a function uses what stands above it. Only
- * creation reaches down: bl_group_create makes a plan and counts the bytes of tapes.
+ * The order here is the order of the layers: a function uses what stands above it. What
+ * reaches down: bl_group_create makes a plan, counts the bytes of tapes and begins DoRA;
+ * what changes parameters says so to dora.c.
  */
 #ifndef BEAMLORA_LIB_INTERNAL_H
 #define BEAMLORA_LIB_INTERNAL_H
@@ -17,12 +18,22 @@ struct bl_adapter {
     bl_group *group;
     int64_t   index, in, out, rank;
     double    scaling;
-    int64_t   a, b, s, end; /* element offsets in every buffer; s == end: no scores */
-    int64_t   first_rank;   /* offset in the group's arrays by rank                 */
+    int64_t   a, b, s; /* element offsets in every buffer                           */
+    int64_t   magnitude, end; /* s == magnitude: no scores; magnitude == end: no DoRA */
+    int64_t   first_rank;     /* offset in the group's arrays by rank                 */
     uint64_t  seed;
     int32_t   frozen;
     int32_t   has_gradient; /* a backward has reached it since the last step        */
-    char      name[BL__NAME_BYTES];
+
+    /* with DoRA */
+    const void *base; /* W0, or what base_rows makes it from */
+    int64_t     ldbase;
+    bl_rows_fn  base_rows;
+    double     *base_squares; /* [out] |W0_i|^2                               */
+    double     *lengths;      /* [out] |W_i|, rounded to the group's dtype    */
+    void       *ratio;        /* [out] magnitude / length, of the group's dtype */
+
+    char name[BL__NAME_BYTES];
 };
 
 struct bl__buffer {
@@ -55,9 +66,19 @@ struct bl_group {
     void                *scratch;  /* [largest rank * max(in, out)] for moves in place */
     double              *scratch_scores; /* [largest rank] */
     uint8_t             *scratch_ranks;  /* [ranks] */
-    bl_plan             *plan;
-    int                  single; /* made by bl_adapter_create, freed by bl_adapter_free */
-    void                *owned[4]; /* parameters, gradients, moments, history */
+    struct bl__lengths_scratch {
+        void   *rows;      /* [block, in] of W0; NULL: all of them are in memory */
+        void   *a;         /* [in, rank] (diag(g) A)^T */
+        void   *products;  /* [block, rank]                                     */
+        void   *gram;      /* [rank, rank]                                      */
+        double *g;         /* [rank]                                            */
+    } lengths_scratch;     /* of refresh in dora.c, for the largest adapter     */
+    double  *base_squares; /* the adapters', one after another                  */
+    double  *lengths;
+    void    *ratio;
+    bl_plan *plan;
+    int      single;   /* made by bl_adapter_create, freed by bl_adapter_free */
+    void    *owned[4]; /* parameters, gradients, moments, history */
 };
 
 /* ----- options.c ----- */
@@ -137,15 +158,25 @@ struct bl_tape {
     uint64_t             version;
     int32_t              keep, filled;
     double              *g, *true_g, *dg; /* [rank] each */
+    int64_t              base_block;      /* rows of W0 at a time                    */
     void                *h;               /* [max_n or block, rank] x A^T            */
     void                *hg;              /* [block, rank] h * g                     */
     void                *d;               /* [block, rank] c dy B, then times g      */
     void                *dropped;         /* [block, in] drop(x); NULL without dropout */
+
+    /* with DoRA, NULL where not needed */
+    void *kept;     /* [max_n or block, out] y before it is rescaled           */
+    void *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
+    void *dots;     /* [out] column sums of dy * kept                          */
+    void *rows;     /* [base_block, in] of W0; with dropout only               */
 };
 
-/* Bytes that bl_tape_create takes; SIZE_MAX: more than there are. */
-size_t bl__tape_bytes(const bl_options *options, int64_t in, int64_t out, int64_t rank,
-                      int64_t max_n, int32_t keep);
+/* Bytes that bl_tape_create takes for an adapter of this spec; SIZE_MAX: more than there
+ * are. */
+size_t bl__tape_bytes(const bl_options *options, const bl_spec *spec, int64_t max_n,
+                      int32_t keep);
+/* How many of `most` rows of so many bytes a block has. */
+int64_t bl__block_rows(int64_t row_bytes, int64_t most);
 /* The tape's dropout, for its adapter and key; q = 0: none. */
 struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key);
 
@@ -161,5 +192,19 @@ void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
  * once the host gives a parallel_for, so results do not depend on its threads. */
 int64_t bl__parts(const bl_group *group, int64_t size);
 int64_t bl__part_start(int64_t size, int64_t parts, int64_t i);
+
+/* ----- dora.c ----- */
+
+int bl__is_dora(const bl_adapter *adapter);
+/* Read W0 for the first time: magnitudes become its lengths. BL_E_NONFINITE. */
+int bl__dora_begin(bl_adapter *adapter);
+/* Parameters of an adapter, or of all in the group (`frozen` ones too), have changed:
+ * tapes are out of date, and with DoRA the lengths. */
+void bl__adapter_changed(bl_adapter *adapter);
+void bl__group_changed(bl_group *group, int frozen);
+/* kept [rows, out] = tape->dropped W0^T, and tape->dropped = tape->rescaled W0 */
+void bl__dora_project(const bl_adapter *adapter, const bl_tape *tape, int64_t rows,
+                      void *kept);
+void bl__dora_unproject(const bl_adapter *adapter, const bl_tape *tape, int64_t rows);
 
 #endif

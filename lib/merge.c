@@ -10,7 +10,21 @@ static const void *parameters(const bl_adapter *adapter, int64_t offset)
     return bl__at_const(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, offset);
 }
 
-/* w += sign c (B diag(g)) A, with diag(g) on the kept-transposed B's rows */
+/* Rows of w times, or divided by, their ratio of magnitude to length; without DoRA 1. */
+static void rescale(const bl_adapter *adapter, void *w, int64_t ldw, int divide)
+{
+    const int32_t dtype = adapter->group->dtype;
+    for (int64_t i = 0; i < adapter->out && bl__is_dora(adapter); i++) {
+        const double ratio = bl__get(dtype, adapter->ratio, i);
+        for (int64_t j = 0; j < adapter->in; j++) {
+            const double value = bl__get(dtype, w, i * ldw + j);
+            bl__set(dtype, w, i * ldw + j, divide ? value / ratio : value * ratio);
+        }
+    }
+}
+
+/* w += sign c (B diag(g)) A, with diag(g) on the kept-transposed B's rows, between rows
+ * rescaled or as they were before */
 static int add_to_weight(const bl_adapter *adapter, void *w, int64_t ldw, double sign)
 {
     if (adapter == NULL) {
@@ -39,8 +53,14 @@ static int add_to_weight(const bl_adapter *adapter, void *w, int64_t ldw, double
             bl__set(dtype, to, j, g[i] * bl__get(dtype, from, j));
         }
     }
+    if (sign < 0) {
+        rescale(adapter, w, ldw, 1);
+    }
     bl__gemm(dtype, 1, 0, out, adapter->in, r, sign * adapter->scaling, scaled, out,
              parameters(adapter, adapter->a), adapter->in, 1, w, ldw);
+    if (sign > 0) {
+        rescale(adapter, w, ldw, 0);
+    }
     bl__free(&group->allocator, g);
     return 0;
 }
@@ -52,6 +72,14 @@ int bl_adapter_merge(const bl_adapter *adapter, void *w, int64_t ldw)
 
 int bl_adapter_unmerge(const bl_adapter *adapter, void *w, int64_t ldw)
 {
+    for (int64_t i = 0; adapter != NULL && bl__is_dora(adapter) && i < adapter->out;
+         i++) {
+        if (bl__get(adapter->group->dtype, adapter->ratio, i) == 0) {
+            return bl__fail(BL_E_STATE,
+                            "magnitude %lld of %s is 0: what it was merged into is lost",
+                            (long long) i, adapter->name);
+        }
+    }
     return add_to_weight(adapter, w, ldw, -1);
 }
 
@@ -59,6 +87,10 @@ int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void *b, in
 {
     if (adapter == NULL) {
         return bl__fail(BL_E_ARG, "adapter is NULL");
+    }
+    if (bl__is_dora(adapter)) {
+        return bl__fail(BL_E_STATE, "%s has magnitudes: rescaled rows are no plain LoRA",
+                        adapter->name);
     }
     const int32_t dtype = adapter->group->dtype;
     const int64_t r = adapter->rank;

@@ -11,19 +11,22 @@
 
 /* The layout is the ABI: a failure here is a new SONAME or a mistake. */
 _Static_assert(sizeof(void *) == 8, "libbeamlora is made for 64-bit platforms");
-_Static_assert(sizeof(bl_options) == 336, "bl_options");
+_Static_assert(sizeof(bl_options) == 360, "bl_options");
 _Static_assert(offsetof(bl_options, seed) == 56, "bl_options");
+_Static_assert(offsetof(bl_options, dora) == 64, "bl_options");
 _Static_assert(offsetof(bl_options, total_steps) == 128, "bl_options");
-_Static_assert(offsetof(bl_options, crossing) == 184, "bl_options");
+_Static_assert(offsetof(bl_options, scope) == 184, "bl_options");
 _Static_assert(offsetof(bl_options, expand) == 224, "bl_options");
 _Static_assert(offsetof(bl_options, parallel_for) == 272, "bl_options");
-_Static_assert(sizeof(bl_spec) == 56, "bl_spec");
+_Static_assert(offsetof(bl_options, base) == 336, "bl_options");
+_Static_assert(sizeof(bl_spec) == 80, "bl_spec");
+_Static_assert(offsetof(bl_spec, base) == 56, "bl_spec");
 _Static_assert(sizeof(bl_memory) == 72, "bl_memory");
 _Static_assert(sizeof(bl_view) == 40, "bl_view");
 _Static_assert(sizeof(bl_array) == BL_NAME_MAX + 32, "bl_array");
 
-static const size_t first_options_size = 336; /* of release 0.1 */
-static const size_t first_spec_size = 56;
+static const size_t first_options_size = 360; /* of release 0.1 */
+static const size_t first_spec_size = 80;
 
 /* Steps beyond this would not be exact as a double. */
 static const int64_t largest_step = (int64_t) 1 << 53;
@@ -158,7 +161,8 @@ static int check_adapter_options(const bl_options *o)
         (rc = check_real("dropout", o->dropout, 0, 1, 1)) != 0 ||
         (rc = check_real("temperature", o->temperature, 0, 1e300, 0)) != 0 ||
         (rc = check_choice("parameter_dtype", o->parameter_dtype, BL_F64)) != 0 ||
-        (rc = check_choice("activation_dtype", o->activation_dtype, BL_F64)) != 0) {
+        (rc = check_choice("activation_dtype", o->activation_dtype, BL_F64)) != 0 ||
+        (rc = check_choice("dora", o->dora, 1)) != 0) {
         return rc;
     }
     if (o->activation_dtype != o->parameter_dtype) {
@@ -213,7 +217,6 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
             0 ||
         (rc = check_choice("selection", o->selection, BL_SELECT_RANDOM)) != 0 ||
-        (rc = check_choice("reserved", o->reserved, 0)) != 0 ||
         (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
         (rc = check_real("max_prune_fraction", o->max_prune_fraction, 0, 1, 0)) != 0 ||
         (rc = check_real("idle", o->idle, 0, 1e300, 0)) != 0 ||
@@ -308,12 +311,31 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     if (out->alpha == 0) {
         out->alpha = options->alpha;
     }
+    if (out->base == NULL) {
+        out->base = options->base;
+    }
+    if (out->base_rows == NULL) {
+        out->base_rows = options->base_rows;
+    }
+    if (out->ldbase == 0) {
+        out->ldbase = options->ldbase == 0 ? out->in_features : options->ldbase;
+    }
     if ((rc = check_integer("in_features", out->in_features, 1, INT_MAX)) != 0 ||
         (rc = check_integer("out_features", out->out_features, 1, INT_MAX)) != 0 ||
         (rc = check_integer("rank", out->rank, 1, INT_MAX)) != 0 ||
         (rc = check_real("alpha", out->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_choice("frozen", out->frozen, 1)) != 0 ||
         (rc = check_choice("reserved", out->reserved, 0)) != 0) {
+        return rc;
+    }
+    if (options->dora && out->base == NULL && out->base_rows == NULL) {
+        return bl__fail(BL_E_OPTIONS,
+                        "spec %lld has no base: with dora it wants W0, as base or as "
+                        "base_rows",
+                        (long long) index);
+    }
+    if (options->dora && out->base_rows == NULL &&
+        (rc = check_integer("ldbase", out->ldbase, out->in_features, INT_MAX)) != 0) {
         return rc;
     }
     if (out->name != NULL &&
@@ -342,6 +364,7 @@ struct setting {
 static const struct setting settings[] = {
     SETTING(method, INTEGER32),
     SETTING(scaling, INTEGER32),
+    SETTING(dora, INTEGER32),
     SETTING(dropout, REAL),
     SETTING(optimizer, INTEGER32),
     SETTING(reallocation, INTEGER32),

@@ -5,7 +5,8 @@
  *     group.format, group.step, group.seed, group.history_steps, group.temperature,
  *     group.settings, group.snapshots, group.reallocated, group.frozen
  *     <adapter>.A   .A.m   .A.v   .A.<attached>   .A.history.<k>   .A.history.<k>.m ...
- *     <adapter>.B ...   <adapter>.s   .s.m ...   <adapter>.born   .mask   .removed   .c
+ *     <adapter>.B ...   <adapter>.s   .s.m ...   <adapter>.magnitude   .magnitude.m ...
+ *     <adapter>.born   .mask   .removed   .c
  */
 #include <math.h>
 #include <stdio.h>
@@ -42,7 +43,8 @@ static int32_t nth_buffer(const bl_group *group, int64_t n, int of_history)
 
 static int64_t tensor_count(const bl_group *group)
 {
-    return group->options.method == BL_METHOD_BEAMLORA ? 3 : 2;
+    const bl_options *const o = &group->options;
+    return 2 + (o->method == BL_METHOD_BEAMLORA) + (o->dora != 0);
 }
 
 /* Arrays of one adapter: tensors in buffers, A and B in snapshots, arrays by rank. */
@@ -110,13 +112,16 @@ static void group_array(const bl_group *group, int64_t index, bl_array *out)
     }
 }
 
-static const char *const tensor_names[] = { "A", "B", "s" };
+static const char *const tensor_names[] = { "A", "B", "s", "magnitude" };
 
 static void present_array(const bl_adapter *adapter, int64_t index, bl_array *out)
 {
     const bl_group *const group = adapter->group;
-    const int32_t         tensor = (int32_t) (index % tensor_count(group));
+    const int64_t         nth = index % tensor_count(group);
     const int32_t         buffer = nth_buffer(group, index / tensor_count(group), 0);
+    const int32_t         tensor = nth == 2 && adapter->s == adapter->magnitude
+                                       ? BL_TENSOR_MAGNITUDE
+                                       : (int32_t) nth;
     const int64_t offset = bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
     out->data = bl__at_const(group->dtype, group->buffers[buffer].data, offset);
     const char *const suffix = group->buffers[buffer].name;
@@ -405,6 +410,6 @@ int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
         group->adapters[i].frozen = group->frozen[i];
     }
     bl__group_forget_gradients(group);
-    group->version++;
+    bl__group_changed(group, 1);
     return 0;
 }

@@ -1,6 +1,6 @@
 /*
  * The optimizer's step over a group: one look at the gradients (are they finite?), one
- * fused pass of AdamW over every adapter's A, B and s, then the history.
+ * fused pass of AdamW over every adapter's A, B, s and magnitudes, then the history.
  */
 #include <float.h>
 #include <math.h>
@@ -75,7 +75,8 @@ static void step_adapter(void *context, int64_t i)
     if (!adapter->frozen) {
         step_segment(pass->group, &pass->a, adapter->a, adapter->b);
         step_segment(pass->group, &pass->b, adapter->b, adapter->s);
-        step_segment(pass->group, &pass->s, adapter->s, adapter->end);
+        step_segment(pass->group, &pass->s, adapter->s, adapter->magnitude);
+        step_segment(pass->group, &pass->a, adapter->magnitude, adapter->end);
     }
 }
 
@@ -85,7 +86,7 @@ int bl_group_tick(bl_group *group)
         return bl__fail(BL_E_ARG, "group is NULL");
     }
     group->t++;
-    group->version++;
+    bl__group_changed(group, 0);
     bl__group_forget_gradients(group);
     if (bl__schedule_snapshot_due(&group->options, group->t)) {
         bl__history_snapshot(group);

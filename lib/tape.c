@@ -2,7 +2,9 @@
  * Tapes: what a forward leaves for its backward, and scratch for a block of rows. Also
  * what forward and backward share: argument checks and how their work is cut.
  *
- * Memory: max_n * r with keep, and block * (2 r + r, + in with dropout).
+ * Memory: max_n * r with keep, and block * (2 r + r, + in with dropout). With DoRA also
+ * max_n * out with keep: the output before it is rescaled, which the magnitudes' gradient
+ * needs, and which only the base's whole product would give again.
  */
 #include <limits.h>
 #include <string.h>
@@ -19,38 +21,86 @@ static const int64_t most_parts = 8;
 
 struct layout {
     int64_t block;
+    int64_t base_block;
     size_t  handle, ranks, h, block_rank, dropped, total;
+    size_t  kept, rescaled, dots, rows; /* with DoRA */
 };
 
-static struct layout lay_out(const bl_options *o, int64_t in, int64_t out, int64_t rank,
-                             int64_t max_n, int32_t keep)
+int64_t bl__block_rows(int64_t row_bytes, int64_t most)
+{
+    int64_t block = block_bytes / row_bytes;
+    block = block < least_block ? least_block : block;
+    return block > most ? most : block;
+}
+
+static size_t matrix(int64_t rows, int64_t cols, size_t bytes)
+{
+    return bl__round_up(bl__mul(bl__mul((size_t) rows, (size_t) cols), bytes));
+}
+
+/* The part that DoRA needs */
+static void lay_out_dora(struct layout *l, const bl_options *o, const bl_spec *spec,
+                         int64_t max_n, int32_t keep)
 {
     const size_t  bytes = bl__dtype_bytes(o->activation_dtype);
+    const int64_t in = spec->in_features;
+    const int64_t out = spec->out_features;
+    if (keep) {
+        l->kept = matrix(max_n, out, bytes);
+        l->dots = matrix(1, out, bytes);
+    }
+    if (o->dropout > 0) {
+        l->kept = keep ? l->kept : matrix(l->block, out, bytes);
+        l->rescaled = matrix(l->block, out, bytes);
+        if (spec->base_rows != NULL) {
+            l->base_block = bl__block_rows(in * (int64_t) bytes, out);
+            l->rows = matrix(l->base_block, in, bytes);
+        }
+    }
+}
+
+static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t max_n,
+                             int32_t keep)
+{
+    const size_t  bytes = bl__dtype_bytes(o->activation_dtype);
+    const int64_t in = spec->in_features;
+    const int64_t out = spec->out_features;
     const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
-    int64_t       block = block_bytes / row_bytes;
-    block = block < least_block ? least_block : block;
-    block = block > max_n ? max_n : block;
+    const int64_t block = bl__block_rows(row_bytes, max_n);
+    const int64_t rank = spec->rank;
     const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
-    struct layout l = { .block = block };
+    struct layout l = { .block = block, .base_block = out };
     l.handle = bl__round_up(sizeof(bl_tape));
     l.ranks = bl__round_up(bl__mul((size_t) rank, sizeof(double)));
     l.block_rank = bl__round_up(bl__mul((size_t) block, rank_bytes));
     l.h = keep ? bl__round_up(bl__mul((size_t) max_n, rank_bytes)) : l.block_rank;
     if (o->dropout > 0) {
-        l.dropped = bl__round_up(bl__mul(bl__mul((size_t) block, (size_t) in), bytes));
+        l.dropped = matrix(block, in, bytes);
+    }
+    if (o->dora) {
+        lay_out_dora(&l, o, spec, max_n, keep);
     }
     const size_t parts[] = { l.handle, l.ranks,      l.ranks,      l.ranks,
-                             l.h,      l.block_rank, l.block_rank, l.dropped };
+                             l.h,      l.block_rank, l.block_rank, l.dropped,
+                             l.kept,   l.rescaled,   l.dots,       l.rows };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         l.total = bl__add(l.total, parts[i]);
     }
     return l;
 }
 
-size_t bl__tape_bytes(const bl_options *options, int64_t in, int64_t out, int64_t rank,
-                      int64_t max_n, int32_t keep)
+size_t bl__tape_bytes(const bl_options *options, const bl_spec *spec, int64_t max_n,
+                      int32_t keep)
 {
-    return bl__alloc_cost(lay_out(options, in, out, rank, max_n, keep).total);
+    return bl__alloc_cost(lay_out(options, spec, max_n, keep).total);
+}
+
+/* The next `bytes` of a block; NULL: none wanted. */
+static void *take(char **at, size_t bytes)
+{
+    void *const here = bytes > 0 ? *at : NULL;
+    *at += bytes;
+    return here;
 }
 
 int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int32_t keep)
@@ -66,9 +116,12 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
         return bl__fail(BL_E_RANGE, "keep is %d, must be 0 or 1", (int) keep);
     }
     const bl_group *const group = adapter->group;
-    const struct layout   l =
-        lay_out(&group->options, adapter->in, adapter->out, adapter->rank, max_n, keep);
-    char *at = bl__alloc(&group->allocator, l.total);
+    const bl_spec         spec = { .in_features = adapter->in,
+                                   .out_features = adapter->out,
+                                   .rank = adapter->rank,
+                                   .base_rows = adapter->base_rows };
+    const struct layout   l = lay_out(&group->options, &spec, max_n, keep);
+    char                 *at = bl__alloc(&group->allocator, l.total);
     if (at == NULL) {
         return bl__fail(BL_E_NOMEM, "no memory for a tape of %zu bytes", l.total);
     }
@@ -78,13 +131,19 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
     tape->max_n = max_n;
     tape->block = l.block;
     tape->keep = keep;
-    tape->g = (double *) (void *) (at += l.handle);
-    tape->true_g = (double *) (void *) (at += l.ranks);
-    tape->dg = (double *) (void *) (at += l.ranks);
-    tape->h = at += l.ranks;
-    tape->hg = at += l.h;
-    tape->d = at += l.block_rank;
-    tape->dropped = l.dropped > 0 ? at + l.block_rank : NULL;
+    tape->base_block = l.base_block;
+    at += l.handle;
+    tape->g = take(&at, l.ranks);
+    tape->true_g = take(&at, l.ranks);
+    tape->dg = take(&at, l.ranks);
+    tape->h = take(&at, l.h);
+    tape->hg = take(&at, l.block_rank);
+    tape->d = take(&at, l.block_rank);
+    tape->dropped = take(&at, l.dropped);
+    tape->kept = take(&at, l.kept);
+    tape->rescaled = take(&at, l.rescaled);
+    tape->dots = take(&at, l.dots);
+    tape->rows = take(&at, l.rows);
     *out = tape;
     return 0;
 }
