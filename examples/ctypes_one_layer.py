@@ -22,16 +22,16 @@ class Options(ctypes.Structure):
         ("alpha", c_double), ("dropout", c_double), ("temperature", c_double),
         ("parameter_dtype", c_int32), ("activation_dtype", c_int32),
         ("seed", c_uint64),
-        ("optimizer", c_int32), ("reallocation", c_int32),
+        ("dora", c_int32), ("optimizer", c_int32),
         ("lr", c_double), ("beta1", c_double), ("beta2", c_double),
         ("epsilon", c_double), ("weight_decay", c_double),
         ("b_lr_ratio", c_double), ("score_lr_ratio", c_double),
         ("total_steps", c_int64), ("period", c_int64), ("start", c_int64),
         ("p_start", c_double), ("p_end", c_double),
-        ("p_curve", c_int32), ("scope", c_int32),
+        ("p_curve", c_int32), ("reallocation", c_int32),
         ("p_steps", c_int64),
-        ("crossing", c_int32), ("importance", c_int32),
-        ("selection", c_int32), ("reserved", c_int32),
+        ("scope", c_int32), ("crossing", c_int32),
+        ("importance", c_int32), ("selection", c_int32),
         ("fixed_count", c_int64),
         ("max_prune_fraction", c_double), ("idle", c_double),
         ("expand", c_int32), ("moments", c_int32),
@@ -41,6 +41,7 @@ class Options(ctypes.Structure):
         ("parallel_for", c_void_p), ("parallel_user", c_void_p),
         ("alloc", c_void_p), ("free", c_void_p), ("alloc_user", c_void_p),
         ("parameters", c_void_p), ("gradients", c_void_p), ("moments_mv", c_void_p),
+        ("base", c_void_p), ("ldbase", c_int64), ("base_rows", c_void_p),
     ]
 
 
@@ -77,11 +78,11 @@ def default_options():
     """bl_options_init, and a check that Options is laid out as the library has it."""
     opt = Options()
     check(options_init(opt, ctypes.sizeof(opt)))
-    layout_fits = (ctypes.sizeof(opt) == 336 and opt.size == 336 and
+    layout_fits = (ctypes.sizeof(opt) == 360 and opt.size == 360 and
                    opt.rank == 8 and opt.epsilon == 1e-8 and opt.p_start == 0.95 and
                    opt.max_prune_fraction == 0.5 and opt.history_depth == 1 and
                    opt.history_phase == -1 and opt.history_age == -1 and
-                   opt.parallel_for is None and opt.moments_mv is None)
+                   opt.parallel_for is None and opt.base_rows is None)
     if not layout_fits:
         raise RuntimeError("Options is not laid out as bl_options")
     return opt

@@ -335,7 +335,7 @@ START_TEST(ranges)
     BAD(crossing, 2);
     BAD(importance, 2);
     BAD(selection, 2);
-    BAD(reserved, 1);
+    BAD(dora, 2);
     BAD(fixed_count, -1);
     BAD(max_prune_fraction, -0.1);
     BAD(max_prune_fraction, 1.1);
