@@ -222,6 +222,7 @@ BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
  *
  *     base_model.model.<name>.lora_A.weight   [r, in]     c diag(g) A
  *     base_model.model.<name>.lora_B.weight   [out, r]    B, rows by row_order
+ *     base_model.model.<name>.lora_magnitude_vector [out] with dora: mag, the same
  *
  *   dir   made if absent (its parent must exist); other files in it are left alone
  *
@@ -229,6 +230,8 @@ BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
  * does not; at least one), rank_pattern and alpha_pattern say how many where that is not
  * r. PEFT and vLLM read it alike, llama.cpp's converter takes a wrong scale.
  *
+ * A DoRA adapter says so (use_dora): PEFT reads it, vLLM and llama.cpp's converter refuse
+ * it. For them merge it (bl_adapter_merge).
  * The scores are spent: what is written cannot be trained on as BeamLoRA.
  * Returns 0; BL_E_NONFINITE and BL_E_RANGE (too large for dtype) by tensor name; BL_E_ARG
  * for names that rank_pattern cannot tell apart;
@@ -268,7 +271,8 @@ typedef struct bl_peft_module {
     int64_t rank;
     double  scale;       /* lora_alpha / rank, or over sqrt(rank) with use_rslora; NaN
                             where there is no adapter_config.json to say it           */
-    int64_t reserved[4]; /* 0                                                   */
+    int64_t dora;        /* 1: it has magnitudes                                */
+    int64_t reserved[3]; /* 0                                                   */
 } bl_peft_module;
 
 /**
@@ -280,10 +284,11 @@ typedef struct bl_peft_module {
  *          bl_peft_options.alpha does
  *
  * Understood: r, lora_alpha, use_rslora, rank_pattern and alpha_pattern with keys of
- * letters, digits, '_', '-', '.', "\." and a leading '^'; use_beamlora with its scores;
+ * letters, digits, '_', '-', '.', "\." and a leading '^'; use_dora with its magnitudes;
+ * use_beamlora with its scores;
  * AdaLoRA, whose modules of rank 0 are left out. Returns 0; BL_E_IO; BL_E_FORMAT
  * for what is malformed and for what an adapter cannot express, by name: another
- * peft_type, use_dora, bias, modules_to_save, initialisations that change the base,
+ * peft_type, bias, modules_to_save, initialisations that change the base,
  * tensors of another kind; BL_E_NOMEM. Since 0.1.
  */
 BL_API int  bl_peft_open(bl_peft **out, const char *path);
@@ -305,9 +310,9 @@ BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module
  * Fill the adapters of a group that has made no step yet, so that each computes what the
  * file's module of its name computes.
  *
- *     A_i = (scale / (c g_i)) A_i of the file     B = that of the file
+ *     A_i = (scale / (c g_i)) A_i of the file     B, mag = those of the file
  *
- *   group   written: A and B. Where an adapter's rank is above the file's, the other
+ *   group   written: A, B and, with dora, mag. Where an adapter's rank is above the file's, the other
  *           ranks keep their A and their B becomes zero.
  *   opt     row_order, alpha and temperature; NULL: the defaults
  *
@@ -316,7 +321,8 @@ BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module
  * of the group stay where the file has none; a group of BL_METHOD_LORA gets the file's g
  * in A. AdaLoRA's E goes into A.
  *
- * Adapters and modules must match one to one, by name. Returns 0; BL_E_SHAPE for names
+ * Adapters and modules must match one to one, by name, and both have magnitudes or
+ * neither (BL_E_STATE). Returns 0; BL_E_SHAPE for names
  * without a partner and shapes or ranks that do not fit, both sides in the text;
  * BL_E_OPTIONS for an alpha that is missing or not wanted and for a temperature that is
  * not that of the file or, with scores in both, of the group;

@@ -17,12 +17,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The group computes nothing, so that W0 may be anything. */
+static void hand_zeros(const void *base, int64_t from, int64_t rows, int64_t in,
+                       void *out)
+{
+    (void) base;
+    (void) from;
+    memset(out, 0, (size_t) (rows * in) * sizeof(float));
+}
+
 static int open_group(bl_group **out, const bl_peft *peft, char *error, size_t size)
 {
     int64_t         count = bl_peft_get_count(peft);
     bl_spec        *spec = calloc((size_t) count + 1, sizeof *spec);
     bl_options      options;
     bl_peft_options plain;
+    int32_t         dora = 0;
     int             result = -1;
 
     if (spec == NULL) {
@@ -39,8 +49,11 @@ static int open_group(bl_group **out, const bl_peft *peft, char *error, size_t s
         spec[i].out_features = module.out_features;
         spec[i].rank = module.rank;
         spec[i].alpha = (double) module.rank; /* c = 1 */
+        dora = (int32_t) module.dora;         /* of all modules or of none */
     }
     bl_options_init(&options, sizeof options);
+    options.dora = dora;
+    options.base_rows = hand_zeros;
     options.method = BL_METHOD_LORA;
     options.optimizer = BL_OPTIMIZER_HOST; /* no moments: it will not train */
     options.reallocation = 0;

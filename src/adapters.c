@@ -99,8 +99,16 @@ int specs_create(struct specs *specs, const struct llama *model, char *error, si
     return 0;
 }
 
+/* Weights of 16 bits, for DoRA. */
+static void hand_rows(const void *base, int64_t from, int64_t rows, int64_t in, void *out)
+{
+    weight_rows(base, from, rows, in, out);
+}
+
 static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot)
 {
+    const struct weight *weight =
+        &model->layers[slot / LLAMA_PROJECTIONS].projection[slot % LLAMA_PROJECTIONS];
     bl_spec *spec = &specs->list[specs->count];
 
     slot_name(specs->names[specs->count], slot);
@@ -108,6 +116,8 @@ static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_
     spec->name = specs->names[specs->count];
     llama_projection_shape(&model->config, (int) (slot % LLAMA_PROJECTIONS),
                            &spec->out_features, &spec->in_features);
+    spec->base = weight_in_place(weight) ? weight->data : weight;
+    spec->base_rows = weight_in_place(weight) ? NULL : hand_rows;
     specs->slot[specs->count++] = slot;
     return spec;
 }
@@ -187,7 +197,7 @@ int64_t adapters_parameters(const struct llama_adapters *adapters)
     for (int64_t i = 0; i < bl_group_get_count(adapters->group); i++) {
         bl_adapter *adapter = bl_group_get_adapter(adapters->group, i);
 
-        for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_SCORES; tensor++) {
+        for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_MAGNITUDE; tensor++) {
             bl_view view;
 
             if (bl_adapter_get_view(adapter, tensor, BL_BUFFER_PARAMETERS, &view) == 0) {
@@ -390,13 +400,16 @@ static int load_group(struct llama_adapters *out, const bl_peft *peft,
     struct llama_adapters adapters = { NULL, NULL };
     struct specs          specs;
     bl_options            options;
+    bl_peft_module        first = { 0 };
     int                   result = -1;
 
     if (specs_create(&specs, model, error, size) != 0) {
         return -1;
     }
     bl_options_init(&options, sizeof options);
+    bl_peft_get_module(peft, 0, &first);
     options.method = BL_METHOD_LORA;
+    options.dora = (int32_t) first.dora;   /* of all modules or of none */
     options.optimizer = BL_OPTIMIZER_HOST; /* no moments: it will not train */
     options.reallocation = 0;
     if (specs_read(&specs, peft, model, source->path, error, size) == 0 &&

@@ -25,7 +25,7 @@ struct adapter_source {
     double      temperature; /* of the scores, if it has any; 0: not given    */
 };
 
-/* Read an adapter as plain LoRA adapters with c = 1; q and k rows are brought into the
+/* Read an adapter as LoRA or DoRA adapters with c = 1; q and k rows are brought into the
  * model's own rotary order. */
 int adapters_load(struct llama_adapters *out, const struct llama *model,
                   const struct adapter_source *source, char *error, size_t size);

@@ -14,13 +14,15 @@
 #include <string.h>
 
 #define FIXED 3  /* input_ids, target_ids, loss */
-#define EACH 6   /* A, B and scores, and their gradients */
+#define EACH 8   /* A, B, scores and magnitudes, and their gradients */
 #define TEXT 40  /* of a number in the metadata */
-#define PAIRS 11 /* of the metadata */
+#define PAIRS 12 /* of the metadata */
 
-static const char *const endings[] = { ".lora_A.weight", ".lora_B.weight", ".lora_gate" };
+static const char *const endings[] = { ".lora_A.weight", ".lora_B.weight", ".lora_gate",
+                                       ".lora_magnitude_vector" };
 
-_Static_assert(BL_TENSOR_A == 0 && BL_TENSOR_B == 1 && BL_TENSOR_SCORES == 2,
+_Static_assert(BL_TENSOR_A == 0 && BL_TENSOR_B == 1 && BL_TENSOR_SCORES == 2 &&
+                   BL_TENSOR_MAGNITUDE == 3,
                "endings are by tensor");
 
 /* Arrays being gathered, and the memory for the rest of their packed copies. */
@@ -57,7 +59,7 @@ static int add_tensor(struct gathered *gathered, bl_adapter *adapter, int32_t te
     int       transposed = tensor == BL_TENSOR_B;
 
     if (bl_adapter_get_view(adapter, tensor, buffer, &view) != 0) {
-        if (tensor == BL_TENSOR_SCORES) {
+        if (tensor >= BL_TENSOR_SCORES) {
             return 0;
         }
         snprintf(error, size, "%s", bl_last_error());
@@ -125,6 +127,7 @@ static int write_arrays(const char *path, const bl_array *arrays, int64_t count,
         { "scaling", bl_adapter_get_scaling(bl_group_get_adapter(group, 0)) },
         { "temperature", bl_group_get_temperature(group) },
         { "dropout", options.dropout },
+        { "dora", options.dora },
         { "step", (double) dump->step },
     };
     metadata[2 * pairs] = "format";

@@ -394,9 +394,8 @@ static int print_reallocations(const struct run *run, int moves)
     int64_t moved = 0;
 
     if (run->plans == 0) {
-        printf("\nNo reallocation%s\n", strcmp(run->method, "beamlora") != 0
-                                            ? ": the method has none"
-                                            : " so far");
+        printf("\nNo reallocation%s\n",
+               !run_is_beamlora(run) ? ": the method has none" : " so far");
         return 0;
     }
     for (int64_t i = 0; i < run->plans; i++) {
@@ -491,7 +490,7 @@ static void print_run(const struct run *run)
     }
     printf("  settings     ");
     for (int k = 0; keys[k] != NULL; k++) {
-        if (k > 0 || strcmp(run->method, "beamlora") == 0) {
+        if (k > 0 || run_is_beamlora(run)) {
             print_setting(run->settings, keys[k], &comma);
         }
     }

@@ -79,26 +79,38 @@ static int read_options(bl_options *options, const json_t *settings,
                         const bl_safetensors *file, const char *path, char *error,
                         size_t size)
 {
+    static const struct {
+        const char *method;
+        int         beamlora, dora;
+    } kinds[] = { { "lora", 0, 0 },
+                  { "rslora", 0, 0 },
+                  { "dora", 0, 1 },
+                  { "beamlora", 1, 0 },
+                  { "beamlora+dora", 1, 1 } };
+
     const char    *method = text_of(settings, "method");
     json_int_t     rank = json_integer_value(json_object_get(settings, "rank"));
     bl_tensor_info info;
     double         c = 0;
-    int            found = -1;
+    int            found = -1, kind = -1;
 
     bl_options_init(options, sizeof *options);
     options->optimizer = BL_OPTIMIZER_HOST;
     options->reallocation = 0;
-    if (method == NULL ||
-        (strcmp(method, "beamlora") != 0 && strcmp(method, "lora") != 0 &&
-         strcmp(method, "rslora") != 0)) {
+    for (size_t i = 0; method != NULL && i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(method, kinds[i].method) == 0) {
+            kind = (int) i;
+        }
+    }
+    if (kind < 0) {
         snprintf(error, size,
                  "%s: is of a run with --method %s, which has no adapter to "
                  "export",
                  path, method != NULL ? method : "?");
         return -1;
     }
-    options->method =
-        strcmp(method, "beamlora") == 0 ? BL_METHOD_BEAMLORA : BL_METHOD_LORA;
+    options->method = kinds[kind].beamlora ? BL_METHOD_BEAMLORA : BL_METHOD_LORA;
+    options->dora = kinds[kind].dora;
     options->rank = rank;
     /* c is the same in all modules. */
     for (int64_t i = 0; found != 0 && i < bl_safetensors_get_count(file); i++) {

@@ -78,7 +78,7 @@ static json_t *settings_that_count(const struct run *run)
         return NULL;
     }
     drop(settings, no_matter);
-    if (strcmp(run->method, "beamlora") != 0) {
+    if (!run_is_beamlora(run)) {
         drop(settings, of_beamlora);
     }
     if (strcmp(run->method, "full") == 0) {

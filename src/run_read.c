@@ -563,6 +563,12 @@ double run_train_loss(const struct run *run, int last)
     return count > 0 ? sum / (double) count : (double) NAN;
 }
 
+int run_is_beamlora(const struct run *run)
+{
+    return strcmp(run->method, "beamlora") == 0 ||
+           strcmp(run->method, "beamlora+dora") == 0;
+}
+
 int run_has_scores(const struct run *run)
 {
     for (int64_t s = 0; s < run->samples; s++) {
@@ -572,5 +578,5 @@ int run_has_scores(const struct run *run)
             }
         }
     }
-    return strcmp(run->method, "beamlora") == 0;
+    return run_is_beamlora(run);
 }

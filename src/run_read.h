@@ -98,6 +98,8 @@ int run_move_counts(const struct run_move *move);
  * without steps. */
 double run_train_loss(const struct run *run, int last);
 
+/* The method has scores and reallocations, alone or with DoRA. */
+int run_is_beamlora(const struct run *run);
 /* Do the runs' scores say anything? Not without scores, where all are 1. */
 int run_has_scores(const struct run *run);
 

@@ -10,9 +10,17 @@
 #include <stdio.h>
 #include <string.h>
 
-enum method { METHOD_LORA, METHOD_RSLORA, METHOD_BEAMLORA, METHOD_FULL };
+enum method {
+    METHOD_LORA,
+    METHOD_RSLORA,
+    METHOD_DORA,
+    METHOD_BEAMLORA,
+    METHOD_BEAMLORA_DORA,
+    METHOD_FULL
+};
 
-static const char *const methods[] = { "lora", "rslora", "beamlora", "full", NULL };
+static const char *const methods[] = { "lora",          "rslora", "dora", "beamlora",
+                                       "beamlora+dora", "full",   NULL };
 static const char *const presets[] = { "paper", "published", "tightening", NULL };
 /* In the order of the enums of beamlora.h: a choice's index is the option's value. */
 static const char *const curves[] = { "constant", "linear", "cosine", NULL };
@@ -183,9 +191,15 @@ static const struct row *find_row(const char *name)
     return NULL;
 }
 
+static int is_beamlora(const struct settings *settings)
+{
+    return settings->method == METHOD_BEAMLORA ||
+           settings->method == METHOD_BEAMLORA_DORA;
+}
+
 static int has_effect(const struct settings *settings, enum reach reach)
 {
-    return reach == ALL || settings->method == METHOD_BEAMLORA ||
+    return reach == ALL || is_beamlora(settings) ||
            (reach == ADAPTERS && settings->method != METHOD_FULL);
 }
 
@@ -237,7 +251,9 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
     out->total_steps = steps;
     out->scaling =
         settings->method == METHOD_RSLORA ? BL_SCALING_RSLORA : BL_SCALING_STANDARD;
-    if (settings->method == METHOD_BEAMLORA) {
+    out->dora =
+        settings->method == METHOD_DORA || settings->method == METHOD_BEAMLORA_DORA;
+    if (is_beamlora(settings)) {
         out->method = BL_METHOD_BEAMLORA;
         out->reallocation = !settings->no_reallocation;
     } else {
@@ -291,7 +307,7 @@ void settings_resolved(const struct settings *settings, const bl_options *option
                             has_effect(settings, row->reach) ? option_value(row, options)
                                                              : json_null());
     }
-    if (settings->method != METHOD_BEAMLORA) {
+    if (!is_beamlora(settings)) {
         json_object_set_new(object, "preset", json_null());
         json_object_set_new(object, "no-reallocation", json_null());
     }

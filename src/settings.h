@@ -10,8 +10,8 @@
 #define SETTINGS_FLAGS 48 /* room that settings_flags needs at most */
 
 struct settings {
-    int32_t    method; /* index into lora, rslora, beamlora, full */
-    int32_t    preset; /* bl_preset                               */
+    int32_t    method; /* index into the method's names */
+    int32_t    preset; /* bl_preset                     */
     int        no_reallocation;
     int        starts; /* with an adapter, whose scores --temperature may be for */
     bl_options values; /* what the flags wrote, before the preset */

@@ -53,7 +53,7 @@ static void from_bfloat(float *to, const unsigned char *from, int64_t count)
     }
 }
 
-static int in_place(const struct weight *weight)
+int weight_in_place(const struct weight *weight)
 {
     return weight->dtype == BL_F32 && (uintptr_t) weight->data % sizeof(float) == 0;
 }
@@ -65,7 +65,7 @@ const float *weight_rows(const struct weight *weight, int64_t from, int64_t rows
     const unsigned char *at =
         (const unsigned char *) weight->data + from * columns * width;
 
-    if (in_place(weight)) {
+    if (weight_in_place(weight)) {
         return (const float *) weight->data + from * columns;
     }
     if (weight->dtype == BL_F32) {
@@ -80,7 +80,7 @@ const float *weight_rows(const struct weight *weight, int64_t from, int64_t rows
 
 static int64_t block_rows(const struct weight *weight, int64_t out, int64_t at)
 {
-    if (in_place(weight)) {
+    if (weight_in_place(weight)) {
         return out;
     }
     return out - at < WEIGHT_BLOCK_ROWS ? out - at : WEIGHT_BLOCK_ROWS;

@@ -15,6 +15,9 @@ struct weight {
 /* scratch of the functions below: [WEIGHT_BLOCK_ROWS, columns] */
 #define WEIGHT_BLOCK_ROWS 128
 
+/* Whether the weight is a matrix of floats as it is. */
+int weight_in_place(const struct weight *weight);
+
 /* Rows from .. from + rows - 1 as floats: in place if they are, else in scratch, which
  * has room for so many rows. */
 const float *weight_rows(const struct weight *weight, int64_t from, int64_t rows,

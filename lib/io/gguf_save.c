@@ -171,6 +171,11 @@ static int check(struct job *job)
     if (code == 0) {
         code = bl__io_fold_open(&job->fold, job->group, 0);
     }
+    if (code == 0 && job->fold.dora) {
+        code = bl__io_fail(BL_E_STATE, NULL,
+                           "the adapters have magnitudes (dora 1), which GGUF has no "
+                           "place for: merge them");
+    }
     return code == 0 ? check_sizes(job) : code;
 }
 
@@ -293,7 +298,7 @@ static int write_tensor(struct job *job, struct bl__io_file *file, int64_t k, in
         .name = name,
         .rank = job->fold.rank,
         .dtype = job->options.dtype,
-        .is_b = is_b,
+        .which = is_b ? BL_TENSOR_B : BL_TENSOR_A,
     };
     int code = is_b ? find_order(job, k, &tensor.order) : 0;
     if (code == 0) {

@@ -115,15 +115,18 @@ int bl__io_write_json(struct bl__io_file *file, const json_t *json, size_t flags
 
 /* ===== Folded adapters ==================================================== */
 
-/* A group's adapters, to be written as plain LoRAs of scale 1. */
+/* A group's adapters, to be written as plain LoRAs of scale 1, or with DoRA's magnitudes
+ * beside them. */
 struct bl__io_fold {
     const bl_group *group;
     int64_t        *first, *kept; /* [count] where in list, how many ranks */
     int64_t        *list;         /* the ranks that are written            */
     int64_t         rank;         /* the largest of kept, at least 1       */
     void           *a, *b;        /* the adapter folded last, [r, in] and [out, r] */
+    double         *g;            /* importance, for the largest rank      */
     int64_t         folded;       /* which one that is; -1: none           */
     int32_t         dtype;        /* of a and b                            */
+    int             dora;         /* the adapters have magnitudes          */
 };
 
 /* compact: only ranks that contribute are kept (of a module without any, one). Close it
@@ -131,13 +134,14 @@ struct bl__io_fold {
 int  bl__io_fold_open(struct bl__io_fold *fold, const bl_group *group, int compact);
 void bl__io_fold_close(struct bl__io_fold *fold);
 
-/* A tensor of the file: A' [rank, in], or B [out, rank], padded with zeros to `rank`. */
+/* A tensor of the file: A' [rank, in] or B [out, rank], padded with zeros to `rank`, or
+ * magnitudes [out]. */
 struct bl__io_fold_tensor {
     const char    *name;
-    const int64_t *order; /* of B's rows, or NULL  */
+    const int64_t *order; /* of B's rows and of magnitudes, or NULL */
     int64_t        rank;
     int32_t        dtype; /* F32, F64, F16 or BF16 */
-    int            is_b;
+    int32_t        which; /* bl_tensor             */
 };
 
 /* Adapter k's tensor, row-major, rounded to nearest even; what is not finite or too large
@@ -151,6 +155,7 @@ int bl__io_fold_write(struct bl__io_fold *fold, struct bl__io_file *file, int64_
 #define BL__IO_SUFFIX_A ".lora_A.weight"
 #define BL__IO_SUFFIX_B ".lora_B.weight"
 #define BL__IO_SUFFIX_GATE ".lora_gate"
+#define BL__IO_SUFFIX_MAGNITUDE ".lora_magnitude_vector"
 #define BL__IO_TEMPERATURE "beamlora_temperature" /* key of the file's metadata */
 #define BL__IO_CONFIG "adapter_config.json"
 #define BL__IO_MODEL "adapter_model.safetensors"
@@ -159,9 +164,10 @@ int bl__io_fold_write(struct bl__io_fold *fold, struct bl__io_file *file, int64_
 enum bl__io_kind {
     BL__IO_A,
     BL__IO_B,
-    BL__IO_GATE,    /* scores of the published BeamLoRA: [1, rank] */
-    BL__IO_E,       /* AdaLoRA's singular values: [rank, 1]        */
-    BL__IO_RANKNUM, /* AdaLoRA's divisor: [1]                      */
+    BL__IO_GATE,      /* scores of the published BeamLoRA: [1, rank] */
+    BL__IO_E,         /* AdaLoRA's singular values: [rank, 1]        */
+    BL__IO_MAGNITUDE, /* DoRA's, [out]                              */
+    BL__IO_RANKNUM,   /* AdaLoRA's divisor: [1]                      */
     BL__IO_KINDS
 };
 
@@ -199,6 +205,7 @@ struct bl__io_config {
     int     rslora;
     int     adalora;   /* rank is its init_r */
     int     published; /* use_beamlora       */
+    int     dora;      /* use_dora           */
 };
 
 /* All zero is the configuration of an adapter that has none. */

@@ -26,7 +26,6 @@
 /* Settings that make an adapter more than B A x, or train on a changed base. Harmless
  * only when absent, null, false, or empty. */
 static const char *const refused[] = {
-    "use_dora",
     "lora_bias",
     "modules_to_save",
     "enable_lora",
@@ -121,6 +120,14 @@ static int check_kind(struct bl__io_config *config)
     if (!is_off(published) && (!config->published || config->adalora)) {
         return bl__io_fail(BL_E_FORMAT, config->path, "use_beamlora is %s",
                            config->adalora ? "set, which ADALORA has not" : "no boolean");
+    }
+    const json_t *dora = json_object_get(config->root, "use_dora");
+    config->dora = json_is_true(dora);
+    if (!is_off(dora) && (!config->dora || config->adalora || config->published)) {
+        return bl__io_fail(BL_E_FORMAT, config->path, "use_dora is %s",
+                           config->adalora     ? "set, which ADALORA has not"
+                           : config->published ? "set, and use_beamlora too"
+                                               : "no boolean");
     }
     const json_t *bias = json_object_get(config->root, "bias");
     const char   *text = json_string_value(bias);

@@ -11,6 +11,8 @@
  *
  * which is the mean of exp: it gives them g = 1 and leaves the g of the others alone.
  *
+ * Magnitudes are taken as they are: lengths of equal products are equal.
+ *
  * Two passes over the same code: the first works everything out and writes nothing, so
  * what can fail has failed before the second. Memory: one row.
  */
@@ -103,6 +105,15 @@ static int check_shape(const struct job *job, int64_t k)
             "in %lld, out %lld, rank %lld",
             module->name, (long long) in, (long long) out, (long long) rank,
             (long long) module->in, (long long) module->out, (long long) module->rank);
+    }
+    bl_view mag;
+    int     has = bl_adapter_get_view(adapter, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS,
+                                      &mag) == 0;
+    if (has != (module->tensor[BL__IO_MAGNITUDE] >= 0)) {
+        return bl__io_fail(BL_E_STATE, job->file->label,
+                           "adapter %.160s has %s, the file's has %s", module->name,
+                           has ? "magnitudes (dora 1)" : "no magnitudes (dora 0)",
+                           has ? "none" : "some (use_dora)");
     }
     const int64_t *const *orders = job->options.row_order;
     return orders == NULL ? 0 : bl__io_check_order(orders[k], out, module->name);
@@ -294,6 +305,28 @@ static int fill_b(const struct job *job, bl_adapter *adapter,
     return 0;
 }
 
+static int fill_magnitude(const struct job *job, bl_adapter *adapter,
+                          const struct bl__io_module *module, const int64_t *order,
+                          int dry)
+{
+    bl_view mag;
+    int     code =
+        bl_adapter_get_view(adapter, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS, &mag);
+    if (code != 0) {
+        return bl__io_fail_core(code, job->file->label);
+    }
+    int64_t                     tensor = module->tensor[BL__IO_MAGNITUDE];
+    const struct bl__io_tensor *t = &job->file->tensors[tensor];
+    for (int64_t i = 0; i < module->out && code == 0; i++) {
+        double value =
+            bl__io_value(job->file->data + t->begin, t->dtype->dtype, (uint64_t) i);
+        code = !isfinite(value)
+                   ? fail_nonfinite(job, tensor)
+                   : put(job, &mag, 0, order == NULL ? i : order[i], value, tensor, dry);
+    }
+    return code;
+}
+
 static int fill(const struct job *job, int dry)
 {
     const int64_t *const *orders = job->options.row_order;
@@ -306,6 +339,10 @@ static int fill(const struct job *job, int dry)
         if (code == 0) {
             code = fill_b(job, adapter, job->partners[k],
                           orders == NULL ? NULL : orders[k], dry);
+        }
+        if (code == 0 && job->partners[k]->tensor[BL__IO_MAGNITUDE] >= 0) {
+            code = fill_magnitude(job, adapter, job->partners[k],
+                                  orders == NULL ? NULL : orders[k], dry);
         }
         if (code != 0) {
             return code;

@@ -3,15 +3,18 @@
  *
  *     [base_model.model.] <module> .lora_A [.default] [.weight]
  *
- * and the same with lora_B, lora_gate (BeamLoRA), lora_E and ranknum (AdaLoRA). "default"
+ * and the same with lora_B, lora_gate (BeamLoRA), lora_magnitude_vector (DoRA), lora_E and
+ * ranknum (AdaLoRA). "default"
  * is the adapter's name in memory, which old files keep.
  */
 #include <string.h>
 
 #include "io.h"
 
-static const char *const parts[BL__IO_KINDS] = { ".lora_A", ".lora_B", BL__IO_SUFFIX_GATE,
-                                                 ".lora_E", ".ranknum" };
+static const char *const parts[BL__IO_KINDS] = {
+    ".lora_A", ".lora_B", BL__IO_SUFFIX_GATE, ".lora_E", BL__IO_SUFFIX_MAGNITUDE,
+    ".ranknum"
+};
 
 /* Length without this ending, if it has it. */
 static size_t strip(const char *name, size_t length, const char *ending)

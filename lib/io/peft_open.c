@@ -4,8 +4,8 @@
  *     base_model.model.<module>.lora_A.weight   [rank, in]
  *     base_model.model.<module>.lora_B.weight   [out, rank]
  *
- * and what a configuration allows besides them: lora_gate with use_beamlora, lora_E and
- * ranknum with AdaLoRA. Nothing else: a tensor that is left over would be a part of the
+ * and what a configuration allows besides them: lora_gate with use_beamlora,
+ * lora_magnitude_vector with use_dora, lora_E and ranknum with AdaLoRA. Nothing else: a tensor that is left over would be a part of the
  * model that the adapters of a group do not have.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -31,7 +31,7 @@ static int check_tensor(const bl_peft *peft, const struct bl__io_tensor *tensor,
                         enum bl__io_kind kind)
 {
     int32_t dtype = tensor->dtype->dtype;
-    int     dims = kind == BL__IO_RANKNUM ? 1 : 2;
+    int     dims = kind == BL__IO_RANKNUM || kind == BL__IO_MAGNITUDE ? 1 : 2;
     if (dtype != BL_F32 && dtype != BL_F64 && dtype != BL_F16 && dtype != BL_BF16) {
         return bl__io_fail(BL_E_FORMAT, peft->file->label,
                            "tensor %.160s is of dtype %s, must be F64, F32, F16 or BF16",
@@ -64,6 +64,12 @@ static int parse_part(const bl_peft *peft, const struct bl__io_config *config,
         return bl__io_fail(BL_E_FORMAT, peft->file->label,
                            "tensor %.160s holds scores, but " BL__IO_CONFIG
                            " does not set use_beamlora",
+                           tensor->name);
+    }
+    if (known && kind == BL__IO_MAGNITUDE && !config->dora) {
+        return bl__io_fail(BL_E_FORMAT, peft->file->label,
+                           "tensor %.160s holds magnitudes, but " BL__IO_CONFIG
+                           " does not set use_dora",
                            tensor->name);
     }
     if ((kind == BL__IO_E || kind == BL__IO_RANKNUM) && !config->adalora) {
@@ -114,8 +120,9 @@ static int check_shape(const bl_peft *peft, const struct bl__io_module *module,
 static int check_partners(const bl_peft *peft, const struct bl__io_config *config,
                           const struct bl__io_module *module, const struct part *first)
 {
-    static const char *const letters[] = { "lora_A", "lora_B", "lora_gate", "lora_E" };
-    const int                wanted[] = { 1, 1, config->published, config->adalora };
+    static const char *const letters[] = { "lora_A", "lora_B", "lora_gate", "lora_E",
+                                           "lora_magnitude_vector" };
+    const int wanted[] = { 1, 1, config->published, config->adalora, config->dora };
     for (int kind = 0; kind < BL__IO_RANKNUM; kind++) {
         if (wanted[kind] && module->tensor[kind] < 0) {
             return bl__io_fail(BL_E_FORMAT, peft->file->label,
@@ -158,6 +165,9 @@ static int measure_module(const bl_peft *peft, const struct bl__io_config *confi
     }
     if (code == 0 && config->adalora) {
         code = check_shape(peft, module, BL__IO_E, rows, 1);
+    }
+    if (code == 0 && config->dora) {
+        code = check_shape(peft, module, BL__IO_MAGNITUDE, module->out, 0);
     }
     if (code == 0 && module->tensor[BL__IO_RANKNUM] >= 0) {
         code = check_shape(peft, module, BL__IO_RANKNUM, 1, 0);
@@ -386,5 +396,6 @@ int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module *out)
     out->out_features = module->out;
     out->rank = module->rank;
     out->scale = module->scale;
+    out->dora = module->tensor[BL__IO_MAGNITUDE] >= 0;
     return 0;
 }

@@ -2,7 +2,8 @@
  * Writing a group as a plain LoRA adapter: A' = c diag(g) A and B' = B, lora_alpha = rank.
  * Padded with zeros to one rank: readers differ in how they scale and agree only on that.
  * Or compact: each module with the ranks that contribute, named in rank_pattern. Both
- * files are whole before the first is renamed. Memory: one folded adapter.
+ * files are whole before the first is renamed. A DoRA adapter has its magnitudes besides.
+ * Memory: one folded adapter.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -19,10 +20,19 @@ struct job {
     const bl_group      *group;
     bl_peft_options      options;
     int64_t              count, rank; /* the file's r */
-    struct bl__io_entry *entries;     /* [2 * count]; source = 2 * adapter + is B */
+    int64_t              each;        /* tensors of an adapter */
+    struct bl__io_entry *entries;     /* [each * count]; source = each * adapter + part */
     char (*names)[TENSOR_NAME_MAX];
     struct bl__io_fold fold;
 };
+
+/* The tensors of an adapter; magnitudes with DoRA alone. */
+static const struct {
+    int32_t     which;
+    const char *suffix;
+} parts[] = { { BL_TENSOR_A, BL__IO_SUFFIX_A },
+              { BL_TENSOR_B, BL__IO_SUFFIX_B },
+              { BL_TENSOR_MAGNITUDE, BL__IO_SUFFIX_MAGNITUDE } };
 
 static int measure(struct job *job)
 {
@@ -44,8 +54,9 @@ static int measure(struct job *job)
         return bl__io_fail(BL_E_RANGE, NULL, "rank is %lld, must be in %lld..%d",
                            (long long) job->rank, (long long) job->fold.rank, INT32_MAX);
     }
-    job->entries = calloc((size_t) job->count * 2, sizeof *job->entries);
-    job->names = calloc((size_t) job->count * 2, sizeof *job->names);
+    job->each = job->fold.dora ? 3 : 2;
+    job->entries = calloc((size_t) (job->count * job->each), sizeof *job->entries);
+    job->names = calloc((size_t) (job->count * job->each), sizeof *job->names);
     return job->entries == NULL || job->names == NULL
                ? bl__io_fail(BL_E_NOMEM, NULL, "out of memory")
                : 0;
@@ -59,17 +70,21 @@ static int64_t rank_of(const struct job *job, int64_t k)
 
 static void name_tensors(struct job *job)
 {
-    for (int64_t i = 0; i < 2 * job->count; i++) {
-        bl_adapter          *adapter = bl_group_get_adapter(job->group, i / 2);
+    for (int64_t i = 0; i < job->each * job->count; i++) {
+        int64_t              k = i / job->each;
+        bl_adapter          *adapter = bl_group_get_adapter(job->group, k);
         struct bl__io_entry *entry = &job->entries[i];
-        int                  is_b = i % 2 != 0;
+        int32_t              which = parts[i % job->each].which;
         snprintf(job->names[i], sizeof job->names[i], BL__IO_PREFIX "%s%s",
-                 bl_adapter_get_name(adapter), is_b ? BL__IO_SUFFIX_B : BL__IO_SUFFIX_A);
+                 bl_adapter_get_name(adapter), parts[i % job->each].suffix);
         entry->name = job->names[i];
         entry->dtype = job->options.dtype;
-        entry->dims = 2;
-        entry->shape[0] = is_b ? bl_adapter_get_out(adapter) : rank_of(job, i / 2);
-        entry->shape[1] = is_b ? rank_of(job, i / 2) : bl_adapter_get_in(adapter);
+        entry->dims = which == BL_TENSOR_MAGNITUDE ? 1 : 2;
+        entry->shape[0] =
+            which == BL_TENSOR_A ? rank_of(job, k) : bl_adapter_get_out(adapter);
+        entry->shape[1] = which == BL_TENSOR_A   ? bl_adapter_get_in(adapter)
+                          : which == BL_TENSOR_B ? rank_of(job, k)
+                                                 : 1;
         entry->source = i;
     }
 }
@@ -77,16 +92,17 @@ static void name_tensors(struct job *job)
 static int write_tensor(struct job *job, struct bl__io_file *file,
                         const struct bl__io_entry *entry)
 {
-    int64_t k = entry->source / 2;
-    int     is_b = entry->source % 2 != 0;
+    int64_t k = entry->source / job->each;
+    int32_t which = parts[entry->source % job->each].which;
 
     struct bl__io_fold_tensor tensor = {
         .name = entry->name,
-        .order =
-            is_b && job->options.row_order != NULL ? job->options.row_order[k] : NULL,
+        .order = which != BL_TENSOR_A && job->options.row_order != NULL
+                     ? job->options.row_order[k]
+                     : NULL,
         .rank = rank_of(job, k),
         .dtype = job->options.dtype,
-        .is_b = is_b,
+        .which = which,
     };
     return bl__io_fold_write(&job->fold, file, k, &tensor);
 }
@@ -94,8 +110,8 @@ static int write_tensor(struct job *job, struct bl__io_file *file,
 static int write_model(struct job *job, struct bl__io_file *file)
 {
     static const char *const metadata[] = { "format", "pt", NULL };
-    int code = bl__io_write_header(file, job->entries, 2 * job->count, metadata);
-    for (int64_t i = 0; i < 2 * job->count && code == 0; i++) {
+    int code = bl__io_write_header(file, job->entries, job->each * job->count, metadata);
+    for (int64_t i = 0; i < job->each * job->count && code == 0; i++) {
         code = write_tensor(job, file, &job->entries[i]);
     }
     return code == 0 ? bl__io_file_finish(file) : code;
@@ -163,8 +179,9 @@ static int write_config(const struct job *job, struct bl__io_file *file)
         job->options.base_model_name_or_path, "revision", "inference_mode", 1, "r", rank,
         "lora_alpha", rank, "lora_dropout", 0.0, "target_modules", make_targets(job),
         "bias", "none", "fan_in_fan_out", 0, "init_lora_weights", 1, "use_rslora", 0,
-        "use_dora", 0, "modules_to_save", "rank_pattern", pattern, "alpha_pattern",
-        pattern, "layers_to_transform", "layers_pattern", "peft_version", "0.18.0");
+        "use_dora", job->fold.dora, "modules_to_save", "rank_pattern", pattern,
+        "alpha_pattern", pattern, "layers_to_transform", "layers_pattern", "peft_version",
+        "0.18.0");
     json_decref(pattern);
     if (root == NULL) {
         return bl__io_fail(BL_E_ARG, file->path,

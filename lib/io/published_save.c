@@ -100,6 +100,11 @@ static int prepare(struct job *job)
         return bl__io_fail(BL_E_STATE, NULL,
                            "the group has no scores: bl_peft_save writes it");
     }
+    if (job->trained.dora) {
+        return bl__io_fail(BL_E_STATE, NULL,
+                           "the group has magnitudes (dora 1), which the published form "
+                           "has not: bl_peft_save writes it");
+    }
     if (job->options.rank != 0) {
         return bl__io_fail(BL_E_OPTIONS, NULL,
                            "rank is %lld, must be 0: every module keeps its own",
