@@ -39,7 +39,8 @@ for value in nan inf -1 1e999 1,5 1e ' 1' ''; do
     refused 2 'lr' train $files --lr "$value"
 done
 refused 2 'seed' train $files --seed -1
-refused 2 'must be one of: lora, rslora, beamlora' train $files --method dora
+refused 2 'must be one of: lora, rslora, dora, beamlora, beamlora+dora, full' \
+    train $files --method pissa
 refused 2 'must be one of: paper' train $files --preset tuned
 refused 2 'rank' train $files --rank 0
 refused 1 'the machine has' train $files --rank 2000000000
@@ -77,6 +78,9 @@ learns() {
 
 learns lora --method lora
 learns rslora --method rslora --rank 4
+learns dora --method dora --weight-decay 0.01
+learns dora_dropout --method dora --dropout 0.1
+learns beamlora_dora --method beamlora+dora
 learns beamlora
 run train $quick
 is "a line for each reallocation that moved something" \

@@ -125,6 +125,41 @@ static bl_group *make_group(int32_t dtype, int32_t method, const int64_t *rank)
     return group;
 }
 
+static mat bases[MODULES];
+
+/* The same with DoRA, magnitudes of their own, and W0 in `bases`. */
+static bl_group *make_dora_group(int32_t dtype, int32_t method, const int64_t *rank)
+{
+    bl_options opt = default_options(dtype);
+    bl_spec    specs[MODULES];
+    bl_group  *group = NULL;
+    opt.method = method;
+    opt.dora = 1;
+    opt.alpha = 5;
+    for (int k = 0; k < MODULES; k++) {
+        bases[k] = mat_random(dtype, outs[k], ins[k], ins[k], 50 + (uint64_t) k);
+        specs[k] = make_spec(ins[k], outs[k], rank[k]);
+        specs[k].name = names[k];
+        specs[k].base = bases[k].data;
+    }
+    check_ok(bl_group_create(&group, specs, MODULES, &opt));
+    for (int k = 0; k < MODULES; k++) {
+        bl_adapter *adapter = bl_group_get_adapter(group, k);
+        view_random(adapter, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS, 7 + (uint64_t) k,
+                    0.5, 2);
+        randomize(adapter, 10 + (uint64_t) k);
+    }
+    return group;
+}
+
+static void free_dora_group(bl_group *group)
+{
+    bl_group_free(group);
+    for (int k = 0; k < MODULES; k++) {
+        mat_free(&bases[k]);
+    }
+}
+
 /* c B diag(g) A, packed, in double. */
 static double *product_of(bl_adapter *adapter)
 {
@@ -221,6 +256,129 @@ START_TEST(round_trip)
     bl_group_free(group);
     bl_group_free(other);
     remove_folder();
+}
+END_TEST
+
+/* DoRA: the weight that a file's adapter gives is the one that was saved. */
+START_TEST(dora)
+{
+    int32_t         method = _i & 1 ? BL_METHOD_LORA : BL_METHOD_BEAMLORA;
+    int64_t         rows[MODULES][8], roomy[MODULES] = { 8, 8, 8 };
+    const int64_t  *orders[MODULES];
+    bl_peft_options opt;
+    double         *want[MODULES];
+    fill_orders(rows, orders);
+    io_ok(bl_peft_options_init(&opt, sizeof opt));
+    opt.row_order = _i & 2 ? orders : NULL;
+    opt.dtype = BL_F64;
+    make_folder();
+    bl_group *group = make_dora_group(BL_F64, method, ranks);
+    io_ok(bl_peft_save(group, path_to("a"), &opt));
+    for (int k = 0; k < MODULES; k++) {
+        bl_adapter *adapter = bl_group_get_adapter(group, k);
+        mat         w = mat_random(BL_F64, outs[k], ins[k], ins[k], 50 + (uint64_t) k);
+        check_ok(bl_adapter_merge(adapter, w.data, w.ld));
+        want[k] = mat_doubles(&w);
+        mat_free(&w);
+    }
+
+    /* the file: packed magnitudes in its own order, and the configuration */
+    bl_safetensors *file = NULL;
+    double          got[8];
+    size_t          size;
+    char           *config = read_bytes(path_to("a/adapter_config.json"), &size);
+    ck_assert_ptr_nonnull(strstr(config, "\"use_dora\": true"));
+    free(config);
+    io_ok(bl_safetensors_open(&file, path_to("a/adapter_model.safetensors")));
+    ck_assert_int_eq(bl_safetensors_get_count(file), 3 * MODULES);
+    for (int k = 0; k < MODULES; k++) {
+        char           name[128];
+        bl_tensor_info info;
+        double *mag = view_doubles(bl_group_get_adapter(group, k), BL_TENSOR_MAGNITUDE,
+                                   BL_BUFFER_PARAMETERS);
+        snprintf(name, sizeof name, "base_model.model.%s.lora_magnitude_vector",
+                 names[k]);
+        int64_t index = bl_safetensors_find(file, name);
+        io_ok(bl_safetensors_get_tensor(file, index, &info));
+        ck_assert_int_eq(info.dims, 1);
+        ck_assert_int_eq(info.shape[0], outs[k]);
+        io_ok(bl_safetensors_copy(file, index, BL_F64, got, outs[k]));
+        for (int64_t i = 0; i < outs[k]; i++) {
+            int64_t from = opt.row_order == NULL || orders[k] == NULL ? i : orders[k][i];
+            check_near(got[i], mag[from], 0);
+        }
+        free(mag);
+    }
+    bl_safetensors_close(file);
+    free_dora_group(group);
+
+    bl_peft       *peft = NULL;
+    bl_peft_module module;
+    io_ok(bl_peft_open(&peft, path_to("a")));
+    io_ok(bl_peft_get_module(peft, 0, &module));
+    ck_assert_int_eq(module.dora, 1);
+    bl_group *plain = make_group(BL_F64, method, roomy);
+    io_fails(bl_peft_load(peft, plain, &opt), BL_E_STATE, "no magnitudes (dora 0)");
+    io_ok(bl_peft_save(plain, path_to("b"), &opt));
+    group = make_dora_group(BL_F64, BL_METHOD_BEAMLORA, roomy);
+    io_ok(bl_peft_load(peft, group, &opt));
+    for (int k = 0; k < MODULES; k++) {
+        check_ok(
+            bl_adapter_merge(bl_group_get_adapter(group, k), bases[k].data, bases[k].ld));
+        check_le(mat_error(&bases[k], want[k]), 1e-13);
+        free(want[k]);
+    }
+    bl_peft_close(peft);
+    io_ok(bl_peft_open(&peft, path_to("b")));
+    io_ok(bl_peft_get_module(peft, 0, &module));
+    ck_assert_int_eq(module.dora, 0);
+    io_fails(bl_peft_load(peft, group, &opt), BL_E_STATE, "magnitudes (dora 1)");
+    bl_peft_close(peft);
+    bl_group_free(plain);
+    free_dora_group(group);
+    remove_folder();
+}
+END_TEST
+
+/* A configuration and magnitudes that do not fit together. */
+START_TEST(dora_refused)
+{
+    static const float values[] = { 1, 2, 3, 4, 5, 6 };
+    static const char  prefix[] = "base_model.model.m.q";
+    for (int k = 0; k < 4; k++) {
+        bl_array arrays[3];
+        bl_peft *peft = NULL;
+        memset(arrays, 0, sizeof arrays);
+        for (int i = 0; i < 3; i++) {
+            static const char *const ends[] = { "lora_A.weight", "lora_B.weight",
+                                                "lora_magnitude_vector" };
+            snprintf(arrays[i].name, sizeof arrays[i].name, "%s.%s", prefix, ends[i]);
+            arrays[i].data = values;
+            arrays[i].dims = i < 2 ? 2 : 1;
+            arrays[i].shape[0] = 2;
+            arrays[i].shape[1] = i == 0 ? 3 : 2;
+        }
+        arrays[2].shape[0] = k == 1 ? 3 : 2;
+        if (k == 3) {
+            strcpy(arrays[2].name, "base_model.model.m.k.lora_magnitude_vector");
+        }
+        make_folder();
+        write_text(path_to("adapter_config.json"),
+                   k == 0 ? "{\"peft_type\":\"LORA\",\"r\":2}"
+                          : "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}");
+        io_ok(
+            bl_safetensors_write(path_to("adapter_model.safetensors"), arrays, 3, NULL));
+        static const char *const words[] = { "does not set use_dora",
+                                             "is [3, 0], must be [2, 0]", "",
+                                             "m.k.lora_magnitude_vector has no partner" };
+        if (k == 2) { /* the good one */
+            io_ok(bl_peft_open(&peft, folder));
+        } else {
+            io_fails(bl_peft_open(&peft, folder), BL_E_FORMAT, words[k]);
+        }
+        bl_peft_close(peft);
+        remove_folder();
+    }
 }
 END_TEST
 
@@ -348,8 +506,10 @@ START_TEST(config_refused)
         { "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":NaN}", "line 1" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"use_rslora\":1}",
           "use_rslora is no boolean" },
-        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}", "use_dora is set" },
-        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":\"no\"}", "use_dora is set" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":true}",
+          "has no partner lora_magnitude_vector" },
+        { "{\"peft_type\":\"LORA\",\"r\":2,\"use_dora\":\"no\"}",
+          "use_dora is no boolean" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"use_beamlora\":true}",
           "lora_A.weight has no partner lora_gate" },
         { "{\"peft_type\":\"LORA\",\"r\":2,\"bias\":\"all\"}", "bias is all" },
@@ -435,7 +595,7 @@ START_TEST(tensors_refused)
     static const char *const cases[][2] = {
         { "base_model.model.m.q.lora_gate", "does not set use_beamlora" },
         { "base_model.model.m.q.lora_E", "lora_E is no base_model.model." },
-        { "base_model.model.m.q.lora_magnitude_vector", "lora_magnitude_vector is no" },
+        { "base_model.model.m.q.lora_magnitude_vector", "does not set use_dora" },
         { "base_model.model.m.q.lora_B.bias", "lora_B.bias is no" },
         { "base_model.model.e.lora_embedding_A", "lora_embedding_A is no" },
         { "m.k.lora_A.weight", "m.k.lora_A.weight is no" },
@@ -845,6 +1005,8 @@ static Suite *make_suite(void)
     suite_add_tcase(suite, loading);
     TCase *saving = tcase_create("saving");
     tcase_add_loop_test(saving, round_trip, 0, 16);
+    tcase_add_loop_test(saving, dora, 0, 4);
+    tcase_add_test(saving, dora_refused);
     tcase_add_test(saving, contents);
     tcase_add_loop_test(saving, compact, 0, 4);
     tcase_add_test(saving, compact_refuses);
