@@ -107,6 +107,25 @@ learns history --history-depth 3 --history-interval 2 --history-phase 1 --histor
 learns optimizer --beta1 0.8 --beta2 0.99 --epsilon 1e-6 --b-lr-ratio 4 --alpha 8 --seed 7
 learns large_rank --rank 64
 
+# weights of 16 bits are handed to DoRA in blocks
+ok "a model of 16 bits" train $quick --method full --save-dtype bf16 \
+    --out "$work/half"
+ok "DoRA on it" train --model "$work/half" --tokenizer bytes --data "$work/train.txt" \
+    --batch 4 --context 32 --steps 12 --lr 1e-2 --method dora --json \
+    $evaluation --out "$work/half.dora"
+after=$(number eval_loss)
+ok "eval of it" eval --model "$work/half" --tokenizer bytes --data "$work/eval.txt" \
+    --context 32 --json --adapter "$work/half.dora"
+near "its loss" "$(number loss)" "$after" 1e-4
+ok "generate with it" generate --model "$work/half" --tokenizer bytes --tokens 8 \
+    --adapter "$work/half.dora" --prompt 'the '
+ok "inspect of it" inspect "$work/half.dora"
+cp -r "$work/half.dora" "$work/half.plain"
+sed 's/"use_dora": true/"use_dora": false/' "$work/half.dora/adapter_config.json" \
+    > "$work/half.plain/adapter_config.json"
+refused 1 'says use_dora false' eval --model "$work/half" --tokenizer bytes \
+    --data "$work/eval.txt" --adapter "$work/half.plain"
+
 ok "eval of the bare model" eval --model "$model" --tokenizer bytes \
     --data "$work/eval.txt" --context 32 --json
 near "the bare model's loss" "$(number loss)" "$before" 1e-6

@@ -212,4 +212,20 @@ for file in model.safetensors config.json log.jsonl checkpoint.safetensors; do
     is "full: $file" cmp -s "$work/full/$file" "$work/full.killed/$file"
 done
 
+# DoRA: lengths of W are worked out again from what the checkpoint holds
+dora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --dropout 0.1
+    --method beamlora+dora --checkpoint-every 5"
+ok "dora" train $dora --out "$work/dora"
+rm -rf "$work/dora.killed"
+# shellcheck disable=SC2086
+"$program" train $dora --out "$work/dora.killed" > /dev/null 2>> "$work/err" &
+process=$!
+until_step 12 "$work/dora.killed"
+kill -9 "$process" 2> /dev/null
+wait "$process" 2> /dev/null
+ok "dora: resume" train --resume "$work/dora.killed"
+for file in adapter_model.safetensors adapter_config.json log.jsonl checkpoint.safetensors; do
+    is "dora: $file" cmp -s "$work/dora/$file" "$work/dora.killed/$file"
+done
+
 summary run_folder
