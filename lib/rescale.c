@@ -2,6 +2,8 @@
  * DoRA's passes over activations (docs/method.md, equations 11 to 14): rows of y and dy
  * times a factor for every column. Each is one pass over memory.
  */
+#include <string.h>
+
 #include "formulas.h"
 
 /* The same loop for both dtypes; pointers step from row to row. */
@@ -33,12 +35,11 @@
             dots[j] += dy[j] * kept[j];                                                  \
         }                                                                                \
     }                                                                                    \
-    /* `to` may be `dy` */                                                               \
-    static void multiply_##suffix(type *to, const type *dy, int64_t cols,                \
+    static void multiply_##suffix(type *restrict dy, int64_t cols,                       \
                                   const type *restrict ratio)                            \
     {                                                                                    \
         for (int64_t j = 0; j < cols; j++) {                                             \
-            to[j] = ratio[j] * dy[j];                                                    \
+            dy[j] *= ratio[j];                                                           \
         }                                                                                \
     }                                                                                    \
     static void subtract_##suffix(type *restrict a, const type *restrict b,              \
@@ -89,16 +90,19 @@ void bl__rescale_gradient(int32_t dtype, void *dots, void *to, int64_t ldto,
         void *const       scaled = bl__at(dtype, to, i * ldto);
         const void *const from = bl__at_const(dtype, dy, i * lddy);
         const void *const k = kept == NULL ? NULL : bl__at_const(dtype, kept, i * ldkept);
+        if (scaled != from) {
+            memcpy(scaled, from, (size_t) cols * bl__dtype_bytes(dtype));
+        }
         if (dtype == BL_F32) {
             if (k != NULL) {
-                add_dots_f32(dots, from, k, cols);
+                add_dots_f32(dots, scaled, k, cols);
             }
-            multiply_f32(scaled, from, cols, ratio);
+            multiply_f32(scaled, cols, ratio);
         } else {
             if (k != NULL) {
-                add_dots_f64(dots, from, k, cols);
+                add_dots_f64(dots, scaled, k, cols);
             }
-            multiply_f64(scaled, from, cols, ratio);
+            multiply_f64(scaled, cols, ratio);
         }
     }
 }
