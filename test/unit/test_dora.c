@@ -351,6 +351,56 @@ START_TEST(large)
 }
 END_TEST
 
+static void hand_wide_rows(const void *user, int64_t from, int64_t rows, int64_t in,
+                           void *out)
+{
+    memcpy(out, (const float *) user + from * in, (size_t) (rows * in) * sizeof(float));
+}
+
+/* With dropout: W0 in blocks gives what W0 in one piece gives, forward and backward. */
+START_TEST(large_dropout)
+{
+    enum { ROWS_N = 600, WIDE = 1100, TALL = 900 };
+    mat w0 = mat_random(BL_F32, TALL, WIDE, WIDE, 1);
+    mat x = mat_random(BL_F32, ROWS_N, WIDE, WIDE, 2);
+    mat y[2], dx[2];
+    for (int k = 0; k < 2; k++) {
+        bl_options opt = default_options(BL_F32);
+        bl_tape   *tape = NULL;
+        mat        dy = mat_random(BL_F32, ROWS_N, TALL, TALL, 4);
+        opt.dora = 1;
+        opt.rank = 4;
+        opt.dropout = 0.25;
+        opt.base = w0.data;
+        opt.base_rows = k ? hand_wide_rows : NULL;
+        opt.parallel_for = k ? backwards : NULL;
+        bl_adapter *a = make_adapter(WIDE, TALL, &opt, 6);
+        view_random(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS, 8, 5, 20);
+        check_ok(bl_group_touch(bl_adapter_get_group(a)));
+        y[k] = mat_random(BL_F32, ROWS_N, TALL, TALL, 3);
+        dx[k] = mat_random(BL_F32, ROWS_N, WIDE, WIDE, 5);
+        check_ok(bl_tape_create(&tape, a, ROWS_N, 1));
+        check_ok(bl_forward(a, tape, ROWS_N, y[k].data, y[k].ld, x.data, x.ld, 1));
+        check_ok(bl_backward(a, tape, ROWS_N, dx[k].data, dx[k].ld, dy.data, dy.ld,
+                             x.data, x.ld));
+        bl_tape_free(tape);
+        bl_adapter_free(a);
+        mat_free(&dy);
+    }
+    double *want_y = mat_doubles(&y[0]), *want_dx = mat_doubles(&dx[0]);
+    check_le(mat_error(&y[1], want_y), 1e-5);
+    check_le(mat_error(&dx[1], want_dx), 1e-5);
+    free(want_y);
+    free(want_dx);
+    for (int k = 0; k < 2; k++) {
+        mat_free(&y[k]);
+        mat_free(&dx[k]);
+    }
+    mat_free(&w0);
+    mat_free(&x);
+}
+END_TEST
+
 /* Lengths follow whatever changes parameters. */
 START_TEST(refreshed)
 {
@@ -831,6 +881,7 @@ static Suite *make_suite(void)
     tcase_add_loop_test(passes, start, 0, 4);
     tcase_add_loop_test(passes, forward, 0, VARIANTS);
     tcase_add_loop_test(passes, large, 0, 2);
+    tcase_add_test(passes, large_dropout);
     tcase_add_loop_test(passes, refreshed, 0, VARIANTS);
     tcase_add_loop_test(passes, gradients, 0, VARIANTS);
     tcase_add_loop_test(passes, gradients_after_reallocation, 0, VARIANTS);
