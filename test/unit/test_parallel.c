@@ -85,14 +85,23 @@ static const struct {
     int64_t n, in, out, rank;
     int32_t dtype;
     double  dropout;
-    int     steps;
+    int     steps, dora;
 } runs[] = {
-    { 700, 96, 130, 8, BL_F32, 0, 8 },    { 3, 5, 7, 3, BL_F64, 0.1, 40 },
-    { 1500, 40, 33, 16, BL_F64, 0.2, 6 }, { 1, 300, 200, 8, BL_F32, 0, 8 },
-    { 257, 513, 65, 5, BL_F32, 0.1, 6 },  { 64, 1200, 1100, 16, BL_F32, 0, 4 },
+    { 700, 96, 130, 8, BL_F32, 0, 8, 0 },    { 3, 5, 7, 3, BL_F64, 0.1, 40, 0 },
+    { 1500, 40, 33, 16, BL_F64, 0.2, 6, 0 }, { 1, 300, 200, 8, BL_F32, 0, 8, 0 },
+    { 257, 513, 65, 5, BL_F32, 0.1, 6, 0 },  { 64, 1200, 1100, 16, BL_F32, 0, 4, 0 },
+    { 300, 96, 130, 8, BL_F32, 0.1, 6, 1 },  { 200, 130, 70, 4, BL_F64, 0, 6, 1 },
 };
 
 #define RUNS ((int) (sizeof runs / sizeof runs[0]))
+
+/* W0 for DoRA, as rows: every adapter's is the same noise. */
+static void hand_rows(const void *base, int64_t from, int64_t rows, int64_t in, void *out)
+{
+    for (int64_t i = 0; i < rows * in; i++) {
+        set_value(out, *(const int32_t *) base, i, noise(3, (uint64_t) (from * in + i)));
+    }
+}
 
 /* State, y, dx and gradient norms of a run, one after another. */
 static bytes train(int which, bl_parallel_for_fn parallel, host *h)
@@ -105,6 +114,9 @@ static bytes train(int which, bl_parallel_for_fn parallel, host *h)
     opt.p_start = 0.6;
     opt.parallel_for = parallel;
     opt.parallel_user = h;
+    opt.dora = runs[which].dora;
+    opt.base = &runs[which].dtype;
+    opt.base_rows = hand_rows;
     bl_spec specs[3];
     specs[0] = make_spec(in, out, 0);
     specs[1] = make_spec(out, in, 0);
