@@ -367,7 +367,8 @@ BL_API int bl_gguf_options_init(bl_gguf_options *opt, size_t size);
  *
  *   path   read; an old file is replaced as a whole or not at all
  *
- * The scores are spent. Names and sizes are checked before anything is written. Returns 0;
+ * The scores are spent. A DoRA adapter has no such form (BL_E_STATE): merge it. Names and
+ * sizes are checked before anything is written. Returns 0;
  * BL_E_ARG for adapters without a tensor's name, names above 63 bytes with their suffix,
  * or repeated ones; BL_E_RANGE for heads that do not divide the rows of q or k;
  * BL_E_NONFINITE and BL_E_RANGE (too large for dtype) by tensor name; BL_E_OPTIONS;

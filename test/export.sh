@@ -214,4 +214,17 @@ is "a merged model that was killed can be written again: $whole of 10" [ "$whole
 
 refused 1 'dtype' export "$work/run" --format published --dtype f16 --out "$work/half"
 
+# ----- DoRA: its weight is no sum of the base and a plain LoRA -----
+
+ok "a run with DoRA" train $quick --method beamlora+dora --out "$work/dora"
+want=$(loss_of --model "$model" --adapter "$work/dora")
+ok "peft of it" export "$work/dora" --format peft --out "$work/dora.peft"
+same "is the run's adapter" "$work/dora.peft/adapter_model.safetensors" \
+    "$work/dora/adapter_model.safetensors"
+ok "merged" export "$work/dora" --format merged --out "$work/dora.merged"
+near "merged computes the same" "$(loss_of --model "$work/dora.merged")" "$want" 1e-5
+refused 1 'magnitudes' export "$work/dora" --format gguf --out "$work/dora.gguf"
+empty "and nothing is written" "$work/dora.gguf"
+refused 1 'magnitudes' export "$work/dora" --format published --out "$work/dora.published"
+
 summary export

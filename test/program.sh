@@ -123,7 +123,7 @@ ok "inspect of it" inspect "$work/half.dora"
 cp -r "$work/half.dora" "$work/half.plain"
 sed 's/"use_dora": true/"use_dora": false/' "$work/half.dora/adapter_config.json" \
     > "$work/half.plain/adapter_config.json"
-refused 1 'says use_dora false' eval --model "$work/half" --tokenizer bytes \
+refused 1 'does not set use_dora' eval --model "$work/half" --tokenizer bytes \
     --data "$work/eval.txt" --adapter "$work/half.plain"
 
 ok "eval of the bare model" eval --model "$model" --tokenizer bytes \
