@@ -124,7 +124,8 @@ IO_SRC := $(wildcard lib/io/*.c)
 SRC_SRC := $(wildcard src/*.c) $(if $(SENTENCEPIECE),src/tokenizer_sentencepiece.cc)
 SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
-TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/tiny_model.c)
+TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/adalora_replay.c \
+    test/tiny_model.c)
 FUZZ_SHARED := fuzz fuzz_groups fuzz_models
 FUZZ_NAMES := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(filter-out \
     $(FUZZ_SHARED:%=test/fuzz/%.c),$(wildcard test/fuzz/fuzz_*.c))))
@@ -132,6 +133,7 @@ EXAMPLE_SRC := $(wildcard examples/[0-9]*.c)
 EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
 GOLDEN_DORA := $(wildcard test/golden/dora/*.safetensors)
+GOLDEN_ADALORA := $(wildcard test/golden/adalora/*.safetensors)
 FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*.cc test/*.[ch] \
     test/*/*.[ch] examples/*.[ch] examples/*/*.[ch] \
     bench/*.[ch])
@@ -325,7 +327,9 @@ RUN_PY := $(if $(filter release ubsan,$(CONFIG)),$(shell command -v $(PYTHON) 2>
 run_suites = $(foreach s,$(SUITES),'$(notdir $(s))=$(s)')
 run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
     'golden_$(basename $(notdir $(g)))=$(O)/test/golden_replay $(g)')) \
-    $(foreach g,$(GOLDEN_DORA),'dora_$(basename $(notdir $(g)))=$(O)/test/dora_replay $(g)')
+    $(foreach g,$(GOLDEN_DORA),'dora_$(basename $(notdir $(g)))=$(O)/test/dora_replay $(g)') \
+    $(foreach g,$(GOLDEN_ADALORA),\
+    'adalora_$(basename $(notdir $(g)))=$(O)/test/adalora_replay $(g)')
 run_replays = $(foreach f,$(FUZZ_NAMES),'fuzz_$(f)=$(O)/test/replay_$(f) test/fuzz/corpus/$(f)')
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))

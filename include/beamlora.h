@@ -14,6 +14,10 @@
  *
  *     y = (mag / |W|) * (x W^T)               W = W0 + c B diag(g) A
  *
+ * AdaLoRA puts singular values E in the place of g, and moves a shrinking budget of
+ * ranks between the layers (Zhang et al., "AdaLoRA: Adaptive Budget Allocation for
+ * Parameter-Efficient Fine-Tuning", ICLR 2023, arXiv 2303.10512).
+ *
  * Letters used throughout:
  *
  *     n     rows of activations: tokens in this call
@@ -22,6 +26,7 @@
  *     A     [r, in]     B  [out, r]            s, g  [r] scores and importance
  *     W0    [out, in]   the frozen weight: the host's; only DoRA reads it
  *     mag   [out]       magnitudes of DoRA     |W|  [out] lengths of W's rows
+ *     E     [r] AdaLoRA's values: s and g in one
  *     tau   softmax temperature                t     optimizer steps taken so far
  *     T     period: steps from one reallocation to the next
  *
@@ -197,8 +202,10 @@ typedef void (*bl_rows_fn)(const void *base, int64_t from, int64_t rows, int64_t
 /* ===== Options ============================================================ */
 
 enum bl_method {
-    BL_METHOD_LORA = 0,    /* g = 1: no scores, no reallocation */
-    BL_METHOD_BEAMLORA = 1 /* scores; reallocation unless switched off below */
+    BL_METHOD_LORA = 0,     /* g = 1: no scores, no reallocation */
+    BL_METHOD_BEAMLORA = 1, /* scores; reallocation unless switched off below */
+    BL_METHOD_ADALORA = 2   /* g = E, which trains; a budget of ranks, see total_steps and
+                             from target_rank on; no reallocation */
 };
 
 enum bl_scaling {
@@ -275,17 +282,18 @@ typedef struct bl_options {
     size_t size; /* bytes of this struct as the caller knows it; set by init */
 
     /* adapters */
-    int32_t  method;           /* bl_method; default BL_METHOD_BEAMLORA */
-    int32_t  scaling;          /* bl_scaling; default BL_SCALING_STANDARD */
-    int64_t  rank;             /* r, 1 or more; may exceed in and out; default 8 */
-    double   alpha;            /* in [-1e30, 1e30]; default 16 */
-    double   dropout;          /* q in [0, 1), on the adapter's input; default 0 */
-    double   temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
-    int32_t  parameter_dtype;  /* A, B, s, moments: BL_F32 (default), BL_F64 */
+    int32_t  method;          /* bl_method; default BL_METHOD_BEAMLORA */
+    int32_t  scaling;         /* bl_scaling; default BL_SCALING_STANDARD, AdaLoRA's own */
+    int64_t  rank;            /* r, 1 or more; may exceed in and out; default 8 */
+    double   alpha;           /* in [-1e30, 1e30]; default 16. AdaLoRA's c is
+                                  alpha / (r + 1e-5); r for alpha where that is <= 0 */
+    double   dropout;         /* q in [0, 1), on the adapter's input; default 0 */
+    double   temperature;     /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
+    int32_t  parameter_dtype; /* A, B, s, moments: BL_F32 (default), BL_F64 */
     int32_t  activation_dtype; /* x, y, dx, dy; so far equal to the other */
     uint64_t seed;             /* of initialisation, dropout, pairing; default 0 */
 
-    int32_t dora; /* 1: magnitudes, with either method; wants W0 (bl_spec); default 0 */
+    int32_t dora; /* 1: magnitudes, with any method; wants W0 (bl_spec); default 0 */
 
     /* optimizer: AdamW with decoupled decay (Loshchilov & Hutter, arXiv 1711.05101) */
     int32_t optimizer;      /* bl_optimizer; default BL_OPTIMIZER_ADAMW */
@@ -295,10 +303,10 @@ typedef struct bl_options {
     double  epsilon;        /* in [1e-37, 1e30]; default 1e-8 */
     double  weight_decay;   /* >= 0, per unit of lr; default 0 */
     double  b_lr_ratio;     /* >= 0, B's lr over A's (LoRA+, arXiv 2402.12354); 1 */
-    double  score_lr_ratio; /* >= 0, s's lr over A's; default 1 */
+    double  score_lr_ratio; /* >= 0, s's (E's) lr over A's; default 1 */
 
     /* schedule, in optimizer steps */
-    int64_t total_steps; /* of the training; needed when reallocation is on */
+    int64_t total_steps; /* of the training; needed when reallocation is on, by AdaLoRA */
     int64_t period;      /* T >= 1; 0 (auto): total_steps / 12, at least 3 */
     int64_t start;   /* no snapshot or reallocation until after this step; default 0 */
     double  p_start; /* Top-P in (0, 1], share of importance that is kept; default 0.95 */
@@ -342,6 +350,15 @@ typedef struct bl_options {
     const void *base;
     int64_t     ldbase;
     bl_rows_fn  base_rows;
+
+    /* AdaLoRA: names and defaults are PEFT's; its init_r is rank */
+    int64_t target_rank; /* mean rank that is left, 1 or more; 0 (auto): 2/3 of rank */
+    int64_t tinit;       /* steps before the first allocation; default 0 */
+    int64_t tfinal;      /* steps after the last one; default 0 */
+    int64_t delta_t;     /* steps between two allocations, 1 or more; default 1 */
+    double  sensitivity_beta; /* in (0, 1), PEFT's beta1; default 0.85 */
+    double  uncertainty_beta; /* in (0, 1), PEFT's beta2; default 0.85 */
+    double  orth_reg_weight;  /* >= 0, of the penalty (bl_group_add_penalty); 0.5 */
 } bl_options;
 
 /**
@@ -386,6 +403,7 @@ typedef struct bl_memory {
     size_t  parameters; /* bytes, of A, B, s, mag */
     size_t  gradients;
     size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
+    size_t  averages;    /* AdaLoRA's sensitivity and uncertainty */
     size_t  history;     /* the whole ring */
     size_t  bookkeeping; /* handles, names, scratch */
     size_t  tapes;       /* one tape with keep = 1 and max_n = n for each adapter */
@@ -410,12 +428,12 @@ BL_API int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options
  * Create `count` adapters that train together.
  *
  *     A uniform in +-1/sqrt(in),  B = 0,  s = 0,  mag = |W0|:
- *     the output is not changed at first
+ *     the output is not changed at first.  AdaLoRA: A, B normal, deviation 0.02; E = 0
  *
  *   specs   [count] read; all with the same size field
  *
  * Returns 0; BL_E_OPTIONS for settings that contradict each other or would never
- * reallocate anything, or DoRA without a W0; BL_E_RANGE for values and sizes out of
+ * reallocate or allocate anything, or DoRA without a W0; BL_E_RANGE for values and sizes out of
  * range, BL_E_ARG for a name that is there twice or host memory that is not aligned,
  * BL_E_NONFINITE for a W0 with such values, BL_E_NOMEM. *out is written only on success.
  * Since 0.1.
@@ -438,6 +456,7 @@ BL_API bl_group   *bl_adapter_get_group(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_in(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_out(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_rank(const bl_adapter *adapter);
+BL_API int64_t     bl_adapter_get_kept(const bl_adapter *adapter); /* not pruned, of r */
 BL_API double      bl_adapter_get_scaling(const bl_adapter *adapter); /* c */
 BL_API const char *bl_adapter_get_name(const bl_adapter *adapter);
 BL_API int64_t     bl_group_get_step(const bl_group *group); /* t */
@@ -465,7 +484,7 @@ BL_API int bl_adapter_set_mask(bl_adapter *adapter, const uint8_t *mask);
 enum bl_tensor {
     BL_TENSOR_A = 0,        /* [r, in] */
     BL_TENSOR_B = 1,        /* [r, out]: kept transposed, a rank is contiguous */
-    BL_TENSOR_SCORES = 2,   /* [1, r]; absent with BL_METHOD_LORA */
+    BL_TENSOR_SCORES = 2,   /* [1, r] s, or E; absent with BL_METHOD_LORA */
     BL_TENSOR_MAGNITUDE = 3 /* [1, out]; absent without dora */
 };
 
@@ -474,7 +493,9 @@ enum bl_buffer {
     BL_BUFFER_GRADIENTS = 1,
     BL_BUFFER_M = 2, /* AdamW's moments: absent with BL_OPTIMIZER_HOST */
     BL_BUFFER_V = 3,
-    BL_BUFFER_ATTACHED = 4 /* and up, in the order of bl_group_attach */
+    BL_BUFFER_SENSITIVITY = 4, /* AdaLoRA's averages of |p G|, and of how far that is */
+    BL_BUFFER_UNCERTAINTY = 5, /* from its average: absent with other methods */
+    BL_BUFFER_ATTACHED = 6     /* and up, in the order of bl_group_attach */
 };
 
 /**
@@ -546,7 +567,7 @@ BL_API int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void 
  *
  *     d   = c dy B                      dB += c dy^T (h * g)
  *     dA += (d * g)^T drop(x)           dx += drop'((d * g) A)
- *     ds += g * (dg - (g . dg) / r) / tau,    dg = column sums of d * h
+ *     ds += g * (dg - (g . dg) / r) / tau,    dg = column sums of d * h;  dE += dg
  *
  * With dora, |W| being a constant, all of this is with q * dy in the place of dy, and
  *     dmag += column sums of dy * t / |W|,    t = y before q,    dy := q * dy
@@ -568,8 +589,29 @@ BL_API int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx,
 /* ===== Optimizer ========================================================== */
 
 /**
+ * Add AdaLoRA's orthogonality penalty to the gradients, scale times that of
+ *
+ *     orth_reg_weight * mean of |A A^T - I| and |B^T B - I| over all adapters
+ *
+ * (Frobenius norms; where one is 0 its gradient is). It is a part of the loss, so call
+ * this when the loss's own gradients are complete, before looking at them. bl_group_step
+ * does it where nobody has, with 1 / grad_scale: only a host that clips, or whose
+ * optimizer is its own, has to. Adds nothing without AdaLoRA or weight.
+ *
+ *   scale   finite: what the loss's gradients have been multiplied by (a loss scale, a
+ *           number of replicas or micro-batches), else 1
+ *
+ * Returns 0; BL_E_STATE when it has been added since the last step. Since 0.1.
+ */
+BL_API int bl_group_add_penalty(bl_group *group, double scale);
+
+/** The penalty, weight included, whose gradient was added last; 0: none yet. */
+BL_API double bl_group_get_penalty(const bl_group *group);
+
+/**
  * Norm of all gradients of the group, sqrt(sum of squares), summed in double: for a
  * host that clips. Gradients of frozen adapters count as zero. May be infinite or NaN.
+ * Returns 0; BL_E_STATE when AdaLoRA's penalty is not in them yet.
  */
 BL_API int bl_group_copy_gradient_norm(const bl_group *group, double *norm);
 
@@ -581,7 +623,8 @@ BL_API int bl_group_copy_gradient_norm(const bl_group *group, double *norm);
  *     v := b2 v + (1 - b2) G^2
  *     p := p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
  *
- * with lr times b_lr_ratio for B and times score_lr_ratio for s. With dora |W| is then
+ * with lr times b_lr_ratio for B and times score_lr_ratio for s. With AdaLoRA G includes
+ * the penalty, and an allocation follows if one is due. With dora |W| is then
  * worked out anew, which takes a product [out, in] x [in, r]. The gradients are spent: the next backward starts from zero. An adapter that no backward has reached
  * has gradient zero.
  *
@@ -602,7 +645,11 @@ BL_API int bl_group_discard_gradients(bl_group *group);
 
 /**
  * The host has made a step of its own optimizer, through views: t := t + 1, gradients
- * are spent, a snapshot is taken if due. With either optimizer. Since 0.1.
+ * are spent, a snapshot is taken if due. With either optimizer.
+ *
+ * With AdaLoRA the gradients must be as the optimizer used them, for they are looked at,
+ * and E is written where ranks are masked. Returns 0; BL_E_STATE, and nothing has
+ * changed, when the penalty is not in them. Since 0.1.
  */
 BL_API int bl_group_tick(bl_group *group);
 
@@ -615,7 +662,8 @@ enum bl_fresh {
  * Attach an array of the host's optimizer, laid out as the parameters: snapshots,
  * reallocations and the state treat it as they treat m and v.
  *
- *   name    1..32 bytes of [a-z0-9_], unlike any attached before; not "m" or "v"
+ *   name    1..32 bytes of [a-z0-9_], unlike any attached before; not "m", "v",
+ *           "sensitivity" or "uncertainty"
  *   data    [elements] accumulated by the host, aligned to 64 bytes; outlives the group
  *   fresh   bl_fresh
  *   buffer  written: its number for views; NULL: not wanted
@@ -664,7 +712,7 @@ BL_API int bl_group_plan(const bl_group *group, bl_plan *plan);
  * step, its snapshot is gone or a module is frozen; BL_E_RANGE for rows out of the
  * modules' order, modules or ranks that do not exist, the same rank pruned or a source
  * twice, a module left without a rank. The scores' moments of all modules but frozen
- * ones become zero, also of those it leaves alone. Since 0.1.
+ * ones become zero, also of those it leaves alone. BL_E_STATE with AdaLoRA. Since 0.1.
  */
 BL_API int bl_group_apply(bl_group *group, const bl_plan *plan);
 
@@ -740,24 +788,25 @@ BL_API int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void
                            int64_t ldb);
 
 /** Importance of every rank, g [r]: r softmax(s / tau), masked and removed ranks 0;
- *  ones with BL_METHOD_LORA. Since 0.1. */
+ *  ones with BL_METHOD_LORA; E, of either sign, with BL_METHOD_ADALORA. Since 0.1. */
 BL_API int bl_adapter_copy_importance(const bl_adapter *adapter, double *g);
 
-/** Size of every rank's share of the weight, [r]: |c g_i b_i a_i|_F = |c| g_i |b_i| |a_i|
+/** Size of every rank's share of the weight, [r]: |c g_i b_i a_i|_F = |c g_i| |b_i| |a_i|
  *  exactly, in time r (in + out); with dora before rows are rescaled. Since 0.1. */
 BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
 
 /* ===== State ============================================================== */
 
 /*
- * The state of a training is a list of named arrays: for each adapter its A, B, s, mag,
- * their moments and attached arrays, its history and its flags; for the group the step
+ * The state of a training is a list of named arrays: for each adapter its A, B, s (E),
+ * mag, their moments, averages and attached arrays, its history and its flags; for the group the step
  * and the settings. A group with the same specs and options that is given them goes on
  * bit for bit, with parallel_for given in both or in neither. Gradients are no part of
  * it: save between steps.
  *
  * What must be equal on resume: specs (names, shapes, c; also W0, which is not looked
- * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule, selection, expansion and history. What may
+ * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule, selection, expansion, history
+ * and AdaLoRA. What may
  * differ: lr, beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the
  * allocator.
  */

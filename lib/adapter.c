@@ -31,6 +31,16 @@ double bl_adapter_get_scaling(const bl_adapter *adapter)
     return adapter->scaling;
 }
 
+int64_t bl_adapter_get_kept(const bl_adapter *adapter)
+{
+    const uint8_t *const removed = adapter->group->removed + adapter->first_rank;
+    int64_t              kept = 0;
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        kept += !removed[i];
+    }
+    return kept;
+}
+
 const char *bl_adapter_get_name(const bl_adapter *adapter)
 {
     return adapter->name;
@@ -127,6 +137,12 @@ void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g
         for (int64_t i = 0; i < adapter->rank; i++) {
             masked[i] = group->removed[adapter->first_rank + i] ? 0 : 1;
         }
+    } else if (bl__is_adalora(group)) {
+        const void *const e = bl__at_const(
+            group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
+        for (int64_t i = 0; i < adapter->rank; i++) {
+            masked[i] = bl__get(group->dtype, e, i);
+        }
     } else {
         const void *const s = bl__at_const(
             group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
@@ -160,7 +176,7 @@ void bl__adapter_norms(const bl_adapter *adapter, const double *g, double *norms
     for (int64_t i = 0; i < adapter->rank; i++) {
         const void *const a = bl__at_const(dtype, p, adapter->a + i * adapter->in);
         const void *const b = bl__at_const(dtype, p, adapter->b + i * adapter->out);
-        norms[i] = fabs(adapter->scaling) * g[i] *
+        norms[i] = fabs(adapter->scaling * g[i]) *
                    sqrt(bl__sum_squares(dtype, a, adapter->in)) *
                    sqrt(bl__sum_squares(dtype, b, adapter->out));
     }

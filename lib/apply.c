@@ -88,6 +88,10 @@ static int check_row(bl_group *group, const bl_plan *plan, int64_t row)
 
 static int check_plan(bl_group *group, const bl_plan *plan)
 {
+    if (bl__is_adalora(group)) {
+        return bl__fail(BL_E_STATE,
+                        "AdaLoRA allocates ranks by itself: it takes no plan");
+    }
     if (plan->step != group->t) {
         return bl__fail(BL_E_STATE, "the plan is for step %lld, the group is at %lld",
                         (long long) plan->step, (long long) group->t);

@@ -233,8 +233,14 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
         for (int64_t i = 0; i < adapter->rank; i++) {
             tape->dg[i] = mask[i] ? tape->dg[i] : 0;
         }
-        bl__score_backward(group->dtype, ds, tape->true_g, tape->dg, adapter->rank,
-                           group->options.temperature);
+        if (bl__is_adalora(group)) {
+            for (int64_t i = 0; i < adapter->rank; i++) {
+                bl__set(group->dtype, ds, i, bl__get(group->dtype, ds, i) + tape->dg[i]);
+            }
+        } else {
+            bl__score_backward(group->dtype, ds, tape->true_g, tape->dg, adapter->rank,
+                               group->options.temperature);
+        }
     }
     adapter->has_gradient = !adapter->frozen;
     return 0;

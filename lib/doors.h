@@ -54,7 +54,8 @@ enum bl__purpose {
 /* Draws are functions of (key, index): nothing is stored, nothing to resume. */
 uint64_t bl__random_key(uint64_t seed, enum bl__purpose purpose, uint64_t a, uint64_t b);
 uint64_t bl__random_bits(uint64_t key, uint64_t index);
-double   bl__random_unit(uint64_t key, uint64_t index); /* [0, 1) */
+double   bl__random_unit(uint64_t key, uint64_t index);   /* [0, 1) */
+double   bl__random_normal(uint64_t key, uint64_t index); /* mean 0, deviation 1 */
 
 /* A random permutation of items[count] (Fisher-Yates). */
 void bl__random_shuffle(uint64_t key, int64_t *items, int64_t count);

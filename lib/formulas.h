@@ -79,6 +79,22 @@ struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,
 void bl__adamw(int32_t dtype, const struct bl__adamw *a, int64_t count, void *p, void *m,
                void *v, const void *gradient);
 
+/* ----- sensitivity.c ----- */
+
+/* AdaLoRA's averages over [count]: I = |p scale gradient|,
+ *     average = beta1 average + (1 - beta1) I
+ *     uncertainty = beta2 uncertainty + (1 - beta2) |I - average| */
+void bl__sensitivity(int32_t dtype, const bl_options *options, double scale,
+                     int64_t count, void *average, void *uncertainty, const void *p,
+                     const void *gradient);
+/* Mean over [count] of average * uncertainty. */
+double bl__sensitivity_mean(int32_t dtype, const void *average, const void *uncertainty,
+                            int64_t count);
+/* How many ranks AdaLoRA's budget masks after step t, of `initial` that go down to
+ * `target`; -1: none is due. */
+int64_t bl__sensitivity_masked(const bl_options *options, int64_t t, int64_t initial,
+                               int64_t target);
+
 /* ----- schedule.c: all with options whose (auto) values are worked out ----- */
 
 int    bl__schedule_due(const bl_options *options, int64_t t);

@@ -1,9 +1,9 @@
 /*
  * Groups: many adapters as one. All bookkeeping is one block, and there is one buffer
- * each for parameters, gradients and moments, in segments aligned to 64 bytes: adapter
+ * each for parameters, gradients, moments and averages, in segments aligned to 64 bytes: adapter
  * 0's A, B, s and magnitudes, then adapter 1's, and so on.
  *
- * Memory: elements * (1 + 1 + 2) and history_depth * elements * (1, or 3 with moments).
+ * Memory: elements * (1 + 1 + 2), 2 more with AdaLoRA, and history_depth * elements * (1, or 3 with moments).
  */
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 
 #include "internal.h"
 
-static const size_t first_memory_size = 72; /* of release 0.1 */
+static const size_t first_memory_size = 80; /* of release 0.1 */
 
 /* ----- sizes, known before anything is made ----- */
 
@@ -21,6 +21,7 @@ struct sizes {
     size_t     bytes; /* of an element */
     int64_t    rows;  /* of all W0 together, with DoRA; 0 without            */
     int64_t    length_rows, length_a, length_products, length_gram; /* of its scratch */
+    int64_t    penalty_gram;                                        /* with AdaLoRA */
     size_t     bookkeeping, buffer, history;
 };
 
@@ -82,6 +83,9 @@ static bl_group *carve_group(struct carver *carver, const struct sizes *sizes,
         to->lengths = carve(carver, sizes->rows, sizeof *to->lengths);
         to->ratio = carve(carver, sizes->rows, sizes->bytes);
     }
+    if (sizes->penalty_gram > 0) {
+        to->penalty_gram = carve(carver, sizes->penalty_gram, sizes->bytes);
+    }
     if (sizes->length_rows > 0) {
         to->lengths_scratch.rows = carve(carver, sizes->length_rows, sizes->bytes);
     }
@@ -136,6 +140,19 @@ static void measure_dora(struct sizes *sizes, const bl_spec *spec)
     }
 }
 
+/* AdaLoRA's budget only shrinks. */
+static int check_budget(const struct sizes *sizes, int64_t count)
+{
+    const int64_t target = sizes->options.target_rank;
+    if (target * count > sizes->ranks) {
+        return bl__fail(BL_E_OPTIONS,
+                        "target_rank is %lld, must be at most the adapters' mean rank "
+                        "(%lld in %lld)",
+                        (long long) target, (long long) sizes->ranks, (long long) count);
+    }
+    return 0;
+}
+
 static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
                    const bl_options *opt)
 {
@@ -152,7 +169,7 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
         return rc;
     }
     sizes->bytes = bl__dtype_bytes(sizes->options.parameter_dtype);
-    const int scores = sizes->options.method == BL_METHOD_BEAMLORA;
+    const int scores = sizes->options.method != BL_METHOD_LORA;
     for (int64_t i = 0; i < count; i++) {
         bl_spec spec;
         rc = bl__spec_read(&spec, specs, i, &sizes->options);
@@ -184,6 +201,13 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
     if (rc != 0) {
         return rc;
     }
+    if (sizes->options.method == BL_METHOD_ADALORA) {
+        rc = check_budget(sizes, count);
+        if (rc != 0) {
+            return rc;
+        }
+        sizes->penalty_gram = sizes->largest_rank * sizes->largest_rank;
+    }
     if (history_buffers(&sizes->options) == 0) {
         sizes->options.history_depth = 1; /* unused: one empty slot */
     }
@@ -209,6 +233,15 @@ static void name_adapter(bl_adapter *adapter, const char *name)
     }
 }
 
+static double scaling(const bl_options *o, const bl_spec *spec)
+{
+    const double rank = (double) spec->rank;
+    if (o->method == BL_METHOD_ADALORA) {
+        return (spec->alpha > 0 ? spec->alpha : rank) / (rank + 1e-5);
+    }
+    return spec->alpha / (o->scaling == BL_SCALING_RSLORA ? sqrt(rank) : rank);
+}
+
 static void place_adapters(bl_group *group, const bl_spec *specs)
 {
     const bl_options *const o = &group->options;
@@ -225,15 +258,12 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         adapter->in = spec.in_features;
         adapter->out = spec.out_features;
         adapter->rank = spec.rank;
-        adapter->scaling = o->scaling == BL_SCALING_RSLORA
-                               ? spec.alpha / sqrt((double) spec.rank)
-                               : spec.alpha / (double) spec.rank;
+        adapter->scaling = scaling(o, &spec);
         adapter->a = offset;
         adapter->b = adapter->a + segment(spec.rank * spec.in_features, bytes);
         adapter->s = adapter->b + segment(spec.rank * spec.out_features, bytes);
         adapter->magnitude =
-            adapter->s +
-            (o->method == BL_METHOD_BEAMLORA ? segment(spec.rank, bytes) : 0);
+            adapter->s + (o->method != BL_METHOD_LORA ? segment(spec.rank, bytes) : 0);
         adapter->end =
             adapter->magnitude + (o->dora ? segment(spec.out_features, bytes) : 0);
         if (o->dora) {
@@ -256,9 +286,37 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
 }
 
 /* A uniform in +-1/sqrt(in): Kaiming with a = sqrt 5, as LoRA's own code. */
+static void draw_uniform(const bl_adapter *adapter)
+{
+    const bl_group *const group = adapter->group;
+    void *const           p = group->buffers[BL_BUFFER_PARAMETERS].data;
+    const double          bound = 1 / sqrt((double) adapter->in);
+    const uint64_t        key = bl__random_key(adapter->seed, BL__DRAW_INIT, 0, 0);
+    for (int64_t i = 0; i < adapter->rank * adapter->in; i++) {
+        const double u = bl__random_unit(key, (uint64_t) i);
+        bl__set(group->dtype, p, adapter->a + i, bound * (2 * u - 1));
+    }
+}
+
+/* AdaLoRA's A and B, normal; E is zero. */
+static void draw_normal(const bl_adapter *adapter)
+{
+    const bl_group *const group = adapter->group;
+    void *const           p = group->buffers[BL_BUFFER_PARAMETERS].data;
+    const double          deviation = 0.02;
+    for (uint64_t is_b = 0; is_b < 2; is_b++) {
+        const uint64_t key = bl__random_key(adapter->seed, BL__DRAW_INIT, is_b, 0);
+        const int64_t  start = is_b ? adapter->b : adapter->a;
+        const int64_t  count = adapter->rank * (is_b ? adapter->out : adapter->in);
+        for (int64_t i = 0; i < count; i++) {
+            bl__set(group->dtype, p, start + i,
+                    deviation * bl__random_normal(key, (uint64_t) i));
+        }
+    }
+}
+
 static void initialise(bl_group *group)
 {
-    void *const  p = group->buffers[BL_BUFFER_PARAMETERS].data;
     const size_t bytes = bl__mul((size_t) group->elements, bl__dtype_bytes(group->dtype));
     for (int32_t i = 0; i < group->buffer_count; i++) {
         if (group->buffers[i].data != NULL) {
@@ -266,12 +324,10 @@ static void initialise(bl_group *group)
         }
     }
     for (int64_t k = 0; k < group->count; k++) {
-        const bl_adapter *const adapter = &group->adapters[k];
-        const double            bound = 1 / sqrt((double) adapter->in);
-        const uint64_t          key = bl__random_key(adapter->seed, BL__DRAW_INIT, 0, 0);
-        for (int64_t i = 0; i < adapter->rank * adapter->in; i++) {
-            const double u = bl__random_unit(key, (uint64_t) i);
-            bl__set(group->dtype, p, adapter->a + i, bound * (2 * u - 1));
+        if (bl__is_adalora(group)) {
+            draw_normal(&group->adapters[k]);
+        } else {
+            draw_uniform(&group->adapters[k]);
         }
     }
     group->reallocated = -1;
@@ -284,6 +340,12 @@ static void initialise(bl_group *group)
     }
 }
 
+/* Of AdaLoRA's two averages */
+static size_t averages_bytes(const struct sizes *sizes)
+{
+    return sizes->options.method == BL_METHOD_ADALORA ? bl__mul(sizes->buffer, 2) : 0;
+}
+
 static int take_memory(bl_group *group, const struct sizes *sizes)
 {
     const bl_options *const           o = &group->options;
@@ -291,10 +353,12 @@ static int take_memory(bl_group *group, const struct sizes *sizes)
     struct bl__buffer *const          buffers = group->buffers;
     const int                         adamw = o->optimizer == BL_OPTIMIZER_ADAMW;
     const size_t                      moments = adamw ? bl__mul(sizes->buffer, 2) : 0;
+    const size_t                      averages = averages_bytes(sizes);
     void *const  given[] = { o->parameters, o->gradients, adamw ? o->moments_mv : NULL };
-    const size_t wanted[] = { sizes->buffer, sizes->buffer, moments, sizes->history };
-    void        *got[4] = { 0 };
-    for (int i = 0; i < 4; i++) {
+    const size_t wanted[] = { sizes->buffer, sizes->buffer, moments, averages,
+                              sizes->history };
+    void        *got[5] = { 0 };
+    for (int i = 0; i < 5; i++) {
         if (i < 3 && given[i] != NULL) {
             got[i] = given[i];
         } else if (wanted[i] > 0) {
@@ -314,13 +378,19 @@ static int take_memory(bl_group *group, const struct sizes *sizes)
         buffers[BL_BUFFER_M].data = got[2];
         buffers[BL_BUFFER_V].data = (char *) got[2] + sizes->buffer;
     }
+    memcpy(buffers[BL_BUFFER_SENSITIVITY].name, "sensitivity", 12);
+    memcpy(buffers[BL_BUFFER_UNCERTAINTY].name, "uncertainty", 12);
+    if (averages > 0) {
+        buffers[BL_BUFFER_SENSITIVITY].data = got[3];
+        buffers[BL_BUFFER_UNCERTAINTY].data = (char *) got[3] + sizes->buffer;
+    }
     const size_t slots = sizes->buffer * (size_t) o->history_depth;
-    if (got[3] != NULL) {
-        buffers[BL_BUFFER_PARAMETERS].history = got[3];
+    if (got[4] != NULL) {
+        buffers[BL_BUFFER_PARAMETERS].history = got[4];
     }
     if (history_buffers(o) == 3) {
-        buffers[BL_BUFFER_M].history = (char *) got[3] + slots;
-        buffers[BL_BUFFER_V].history = (char *) got[3] + 2 * slots;
+        buffers[BL_BUFFER_M].history = (char *) got[4] + slots;
+        buffers[BL_BUFFER_V].history = (char *) got[4] + 2 * slots;
     }
     return bl__plan_create(&group->plan, allocator, group->ranks);
 }
@@ -376,7 +446,7 @@ void bl_group_free(bl_group *group)
     for (int32_t i = BL_BUFFER_ATTACHED; i < group->buffer_count; i++) {
         bl__free(&allocator, group->buffers[i].history);
     }
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         bl__free(&allocator, group->owned[i]);
     }
     bl_plan_free(group->plan);
@@ -435,6 +505,9 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
     if (o->optimizer == BL_OPTIMIZER_ADAMW && o->moments_mv == NULL) {
         memory.moments = bl__alloc_cost(bl__mul(sizes.buffer, 2));
     }
+    if (averages_bytes(&sizes) > 0) {
+        memory.averages = bl__alloc_cost(averages_bytes(&sizes));
+    }
     memory.history = sizes.history > 0 ? bl__alloc_cost(sizes.history) : 0;
     memory.bookkeeping =
         bl__add(bl__alloc_cost(sizes.bookkeeping), bl__plan_bytes(sizes.ranks));
@@ -443,8 +516,9 @@ int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options *opt, 
         bl__spec_read(&spec, specs, i, o);
         memory.tapes = bl__add(memory.tapes, bl__tape_bytes(o, &spec, n, 1));
     }
-    const size_t parts[] = { memory.parameters, memory.gradients,   memory.moments,
-                             memory.history,    memory.bookkeeping, memory.tapes };
+    const size_t parts[] = { memory.parameters, memory.gradients, memory.moments,
+                             memory.averages,   memory.history,   memory.bookkeeping,
+                             memory.tapes };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         memory.total = bl__add(memory.total, parts[i]);
     }
@@ -553,6 +627,7 @@ void bl__group_forget_gradients(bl_group *group)
     for (int64_t i = 0; i < group->count; i++) {
         group->adapters[i].has_gradient = 0;
     }
+    group->penalised = 0;
 }
 
 int bl_group_discard_gradients(bl_group *group)

@@ -9,8 +9,8 @@
 
 #include "formulas.h"
 
-/* parameters, gradients, m, v, and up to four attached by the host */
-#define BL__BUFFERS 8
+/* parameters, gradients, m, v, sensitivity, uncertainty, up to four of the host's */
+#define BL__BUFFERS 10
 #define BL__NAME_BYTES 201
 #define BL__BUFFER_NAME_BYTES 33
 
@@ -59,7 +59,7 @@ struct bl_group {
     int64_t              reallocated; /* step of the last reallocation, -1: none yet */
     int64_t             *snapshot_step; /* [history_depth], -1: empty */
     int64_t             *born; /* [ranks] step after which a rank was last overwritten */
-    uint8_t             *removed;  /* [ranks] 1: pruned for good   */
+    uint8_t             *removed;  /* [ranks] 1: pruned for good; AdaLoRA: when last */
     uint8_t             *mask;     /* [ranks] 0: silenced by the host */
     uint8_t             *frozen;   /* [count] as the state saves it */
     double              *settings; /* as the state saves them     */
@@ -73,12 +73,15 @@ struct bl_group {
         void   *gram;      /* [rank, rank]                                      */
         double *g;         /* [rank]                                            */
     } lengths_scratch;     /* of refresh in dora.c, for the largest adapter     */
+    void    *penalty_gram; /* [largest rank, largest rank] with AdaLoRA          */
+    double   penalty;      /* when its gradient was last added                   */
+    int      penalised;    /* the gradients have it                              */
     double  *base_squares; /* the adapters', one after another                  */
     double  *lengths;
     void    *ratio;
     bl_plan *plan;
     int      single;   /* made by bl_adapter_create, freed by bl_adapter_free */
-    void    *owned[4]; /* parameters, gradients, moments, history */
+    void    *owned[5]; /* parameters, gradients, moments, averages, history */
 };
 
 /* ----- options.c ----- */
@@ -148,6 +151,10 @@ int    bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
                        int64_t capacity);
 size_t bl__plan_bytes(int64_t capacity);
 
+/* ----- select.c ----- */
+
+void bl__entries_sort(struct bl__entry *entries, int64_t count);
+
 /* ----- tape.c ----- */
 
 struct bl_tape {
@@ -206,5 +213,14 @@ void bl__group_changed(bl_group *group, int frozen);
 void bl__dora_project(const bl_adapter *adapter, const bl_tape *tape, int64_t rows,
                       void *kept);
 void bl__dora_unproject(const bl_adapter *adapter, const bl_tape *tape, int64_t rows);
+
+/* ----- adalora.c ----- */
+
+int bl__is_adalora(const bl_group *group);
+/* Whether the gradients still lack the penalty. */
+int bl__lacks_penalty(const bl_group *group);
+/* After the parameters' step t: averages from grad_scale times the gradients, and the
+ * allocation if one is due. */
+void bl__adalora_advance(bl_group *group, double grad_scale);
 
 #endif

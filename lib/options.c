@@ -11,7 +11,7 @@
 
 /* The layout is the ABI: a failure here is a new SONAME or a mistake. */
 _Static_assert(sizeof(void *) == 8, "libbeamlora is made for 64-bit platforms");
-_Static_assert(sizeof(bl_options) == 360, "bl_options");
+_Static_assert(sizeof(bl_options) == 416, "bl_options");
 _Static_assert(offsetof(bl_options, seed) == 56, "bl_options");
 _Static_assert(offsetof(bl_options, dora) == 64, "bl_options");
 _Static_assert(offsetof(bl_options, total_steps) == 128, "bl_options");
@@ -19,13 +19,14 @@ _Static_assert(offsetof(bl_options, scope) == 184, "bl_options");
 _Static_assert(offsetof(bl_options, expand) == 224, "bl_options");
 _Static_assert(offsetof(bl_options, parallel_for) == 272, "bl_options");
 _Static_assert(offsetof(bl_options, base) == 336, "bl_options");
+_Static_assert(offsetof(bl_options, target_rank) == 360, "bl_options");
 _Static_assert(sizeof(bl_spec) == 80, "bl_spec");
 _Static_assert(offsetof(bl_spec, base) == 56, "bl_spec");
-_Static_assert(sizeof(bl_memory) == 72, "bl_memory");
+_Static_assert(sizeof(bl_memory) == 80, "bl_memory");
 _Static_assert(sizeof(bl_view) == 40, "bl_view");
 _Static_assert(sizeof(bl_array) == BL_NAME_MAX + 32, "bl_array");
 
-static const size_t first_options_size = 360; /* of release 0.1 */
+static const size_t first_options_size = 416; /* of release 0.1 */
 static const size_t first_spec_size = 80;
 
 /* Steps beyond this would not be exact as a double. */
@@ -51,6 +52,10 @@ int bl_options_init(bl_options *opt, size_t size)
         .epsilon = 1e-8,
         .b_lr_ratio = 1,
         .score_lr_ratio = 1,
+        .delta_t = 1,
+        .sensitivity_beta = 0.85,
+        .uncertainty_beta = 0.85,
+        .orth_reg_weight = 0.5,
     };
     bl_options_preset(&defaults, BL_PRESET_PAPER);
     memset(opt, 0, size);
@@ -154,7 +159,7 @@ static int check_real(const char *name, double value, double low, double high, i
 static int check_adapter_options(const bl_options *o)
 {
     int rc;
-    if ((rc = check_choice("method", o->method, BL_METHOD_BEAMLORA)) != 0 ||
+    if ((rc = check_choice("method", o->method, BL_METHOD_ADALORA)) != 0 ||
         (rc = check_choice("scaling", o->scaling, BL_SCALING_RSLORA)) != 0 ||
         (rc = check_integer("rank", o->rank, 1, INT_MAX)) != 0 ||
         (rc = check_real("alpha", o->alpha, -1e30, 1e30, 0)) != 0 ||
@@ -197,6 +202,21 @@ static int check_optimizer_options(const bl_options *o)
         (rc = check_real("weight_decay", o->weight_decay, 0, 1e300, 0)) != 0 ||
         (rc = check_real("b_lr_ratio", o->b_lr_ratio, 0, 1e300, 0)) != 0 ||
         (rc = check_real("score_lr_ratio", o->score_lr_ratio, 0, 1e300, 0)) != 0) {
+        return rc;
+    }
+    return 0;
+}
+
+static int check_adalora_options(const bl_options *o)
+{
+    int rc;
+    if ((rc = check_integer("target_rank", o->target_rank, 0, INT_MAX)) != 0 ||
+        (rc = check_integer("tinit", o->tinit, 0, largest_step)) != 0 ||
+        (rc = check_integer("tfinal", o->tfinal, 0, largest_step)) != 0 ||
+        (rc = check_integer("delta_t", o->delta_t, 1, largest_step)) != 0 ||
+        (rc = check_real("sensitivity_beta", o->sensitivity_beta, 1e-300, 1, 1)) != 0 ||
+        (rc = check_real("uncertainty_beta", o->uncertainty_beta, 1e-300, 1, 1)) != 0 ||
+        (rc = check_real("orth_reg_weight", o->orth_reg_weight, 0, 1e30, 0)) != 0) {
         return rc;
     }
     return 0;
@@ -249,7 +269,34 @@ int bl__options_read(bl_options *out, const bl_options *opt)
     if (rc == 0) {
         rc = check_schedule_options(out);
     }
+    if (rc == 0) {
+        rc = check_adalora_options(out);
+    }
     return rc;
+}
+
+static int resolve_adalora(bl_options *o)
+{
+    if (o->scaling != BL_SCALING_STANDARD) {
+        return bl__fail(BL_E_OPTIONS, "scaling is %d: AdaLoRA has its own, must be %d",
+                        (int) o->scaling, BL_SCALING_STANDARD);
+    }
+    if (o->total_steps == 0) {
+        return bl__fail(BL_E_OPTIONS,
+                        "total_steps is 0: AdaLoRA's budget needs the number "
+                        "of training steps");
+    }
+    if (o->tinit >= o->total_steps - o->tfinal) {
+        return bl__fail(BL_E_OPTIONS,
+                        "would never allocate: tinit is %lld, must be less than "
+                        "total_steps - tfinal (%lld - %lld)",
+                        (long long) o->tinit, (long long) o->total_steps,
+                        (long long) o->tfinal);
+    }
+    if (o->target_rank == 0) {
+        o->target_rank = 2 * o->rank / 3 < 1 ? 1 : 2 * o->rank / 3;
+    }
+    return 0;
 }
 
 int bl__options_resolve(bl_options *o, int64_t largest_rank)
@@ -257,8 +304,11 @@ int bl__options_resolve(bl_options *o, int64_t largest_rank)
     if (o->temperature == 0) {
         o->temperature = o->lr > 0 && o->lr < 1e-4 ? 0.03 : 0.05;
     }
-    if (o->method == BL_METHOD_LORA) {
+    if (o->method != BL_METHOD_BEAMLORA) {
         o->reallocation = 0;
+    }
+    if (o->method == BL_METHOD_ADALORA) {
+        return resolve_adalora(o);
     }
     if (!o->reallocation) {
         return 0;
@@ -390,6 +440,13 @@ static const struct setting settings[] = {
     SETTING(history_interval, INTEGER64),
     SETTING(history_phase, INTEGER64),
     SETTING(history_age, INTEGER64),
+    SETTING(target_rank, INTEGER64),
+    SETTING(tinit, INTEGER64),
+    SETTING(tfinal, INTEGER64),
+    SETTING(delta_t, INTEGER64),
+    SETTING(sensitivity_beta, REAL),
+    SETTING(uncertainty_beta, REAL),
+    SETTING(orth_reg_weight, REAL),
 };
 
 int64_t bl__settings_count(void)

@@ -3,6 +3,8 @@
  * can be drawn again and a resumed run needs no generator state. The hash is the output
  * function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
  */
+#include <math.h>
+
 #include "doors.h"
 
 static const uint64_t golden = 0x9e3779b97f4a7c15u; /* 2^64 / golden ratio */
@@ -30,6 +32,14 @@ uint64_t bl__random_bits(uint64_t key, uint64_t index)
 double bl__random_unit(uint64_t key, uint64_t index)
 {
     return (double) (bl__random_bits(key, index) >> 11) * 0x1p-53;
+}
+
+/* Box and Muller (Ann. Math. Statist. 1958): two uniform draws make one. */
+double bl__random_normal(uint64_t key, uint64_t index)
+{
+    const double pi = 3.14159265358979323846;
+    const double radius = sqrt(-2 * log(1 - bl__random_unit(key, 2 * index)));
+    return radius * cos(2 * pi * bl__random_unit(key, 2 * index + 1));
 }
 
 void bl__random_shuffle(uint64_t key, int64_t *items, int64_t count)

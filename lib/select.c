@@ -33,7 +33,7 @@ static void sift_down(struct bl__entry *entries, int64_t root, int64_t count)
 }
 
 /* Heapsort: the C library's qsort may allocate. */
-static void sort_entries(struct bl__entry *entries, int64_t count)
+void bl__entries_sort(struct bl__entry *entries, int64_t count)
 {
     for (int64_t i = count / 2 - 1; i >= 0; i--) {
         sift_down(entries, i, count);
@@ -292,13 +292,13 @@ int bl_group_plan(const bl_group *group, bl_plan *plan)
             return (int) count;
         }
         if (!joint) {
-            sort_entries(entries, count);
+            bl__entries_sort(entries, count);
             mark_tail(o, plan->threshold, entries, count);
         }
         total += count;
     }
     if (joint) {
-        sort_entries(plan->entries, total);
+        bl__entries_sort(plan->entries, total);
         mark_tail(o, plan->threshold, plan->entries, total);
     }
     split_by_module(group, plan, total);

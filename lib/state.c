@@ -4,8 +4,8 @@
  *
  *     group.format, group.step, group.seed, group.history_steps, group.temperature,
  *     group.settings, group.snapshots, group.reallocated, group.frozen
- *     <adapter>.A   .A.m   .A.v   .A.<attached>   .A.history.<k>   .A.history.<k>.m ...
- *     <adapter>.B ...   <adapter>.s   .s.m ...   <adapter>.magnitude   .magnitude.m ...
+ *     <adapter>.A   .A.m   .A.v   .A.sensitivity   .A.uncertainty   .A.<attached>   .A.history.<k>   .A.history.<k>.m ...
+ *     <adapter>.B ...   <adapter>.s (or E)   .s.m ...   <adapter>.magnitude   .magnitude.m ...
  *     <adapter>.born   .mask   .removed   .c
  */
 #include <math.h>
@@ -44,7 +44,7 @@ static int32_t nth_buffer(const bl_group *group, int64_t n, int of_history)
 static int64_t tensor_count(const bl_group *group)
 {
     const bl_options *const o = &group->options;
-    return 2 + (o->method == BL_METHOD_BEAMLORA) + (o->dora != 0);
+    return 2 + (o->method != BL_METHOD_LORA) + (o->dora != 0);
 }
 
 /* Arrays of one adapter: tensors in buffers, A and B in snapshots, arrays by rank. */
@@ -295,8 +295,8 @@ static int check_group_array(const bl_group *group, int64_t index, const bl_arra
 }
 
 /* An adapter's array by rank, by its index among them. */
-static int check_rank_array(int64_t index, const bl_array *own, const void *data,
-                            int64_t step)
+static int check_rank_array(const bl_group *group, int64_t index, const bl_array *own,
+                            const void *data, int64_t step)
 {
     if (index == 3) {
         return real_at(data) == real_at(own->data)
@@ -305,8 +305,8 @@ static int check_rank_array(int64_t index, const bl_array *own, const void *data
                               own->name, real_at(data), real_at(own->data));
     }
     const int rc = check_elements(own, data, 0, index == 0 ? step : 1);
-    if (rc != 0 || index != 2) {
-        return rc;
+    if (rc != 0 || index != 2 || bl__is_adalora(group)) {
+        return rc; /* AdaLoRA may leave a module without a rank */
     }
     for (int64_t i = 0; i < own->shape[0]; i++) {
         if (((const uint8_t *) data)[i] == 0) {
@@ -357,7 +357,7 @@ static int check_array(const bl_group *group, int64_t index, const bl_array *own
     }
     const int64_t by_rank = (index - GROUP_ARRAYS) % adapter_count(group) -
                             present_count(group) - history_count(group);
-    return by_rank < 0 ? 0 : check_rank_array(by_rank, own, given->data, step);
+    return by_rank < 0 ? 0 : check_rank_array(group, by_rank, own, given->data, step);
 }
 
 int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)

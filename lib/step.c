@@ -1,16 +1,29 @@
 /*
  * The optimizer's step over a group: one look at the gradients (are they finite?), one
- * fused pass of AdamW over every adapter's A, B, s and magnitudes, then the history.
+ * fused pass of AdamW over every adapter's A, B, s and magnitudes, then AdaLoRA's
+ * allocation and the history.
  */
 #include <float.h>
 #include <math.h>
 
 #include "internal.h"
 
+static int check_penalty(const bl_group *group)
+{
+    return !bl__lacks_penalty(group)
+               ? 0
+               : bl__fail(BL_E_STATE, "AdaLoRA's penalty is not in the gradients yet: "
+                                      "bl_group_add_penalty comes first");
+}
+
 int bl_group_copy_gradient_norm(const bl_group *group, double *norm)
 {
     if (group == NULL || norm == NULL) {
         return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "norm");
+    }
+    const int rc = check_penalty(group);
+    if (rc != 0) {
+        return rc;
     }
     const void *const gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
     double            sum = 0;
@@ -80,17 +93,30 @@ static void step_adapter(void *context, int64_t i)
     }
 }
 
-int bl_group_tick(bl_group *group)
+/* What follows a step on the parameters, whoever made it. */
+static void advance(bl_group *group, double grad_scale)
 {
-    if (group == NULL) {
-        return bl__fail(BL_E_ARG, "group is NULL");
-    }
     group->t++;
+    if (bl__is_adalora(group)) {
+        bl__adalora_advance(group, grad_scale);
+    }
     bl__group_changed(group, 0);
     bl__group_forget_gradients(group);
     if (bl__schedule_snapshot_due(&group->options, group->t)) {
         bl__history_snapshot(group);
     }
+}
+
+int bl_group_tick(bl_group *group)
+{
+    if (group == NULL) {
+        return bl__fail(BL_E_ARG, "group is NULL");
+    }
+    const int rc = check_penalty(group);
+    if (rc != 0) {
+        return rc;
+    }
+    advance(group, 1);
     return 0;
 }
 
@@ -120,7 +146,14 @@ int bl_group_step(bl_group *group, double lr, double grad_scale)
         return bl__fail(BL_E_STATE, "the optimizer is the host's: bl_group_tick tells of "
                                     "its steps");
     }
-    const int rc = check_finite(group, grad_scale);
+    int rc = 0;
+    if (bl__lacks_penalty(group)) {
+        rc = bl_group_add_penalty(group, grad_scale == 0 ? 0 : 1 / grad_scale);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    rc = check_finite(group, grad_scale);
     if (rc != 0) {
         bl__group_forget_gradients(group);
         return rc;
@@ -134,7 +167,8 @@ int bl_group_step(bl_group *group, double lr, double grad_scale)
           .s = bl__adamw_at(o, t, lr * o->score_lr_ratio, grad_scale),
     };
     bl__parallel_for(group, group->count, step_adapter, &pass);
-    return bl_group_tick(group);
+    advance(group, grad_scale);
+    return 0;
 }
 
 int bl_step(bl_adapter *adapter, double lr, double grad_scale)
