@@ -56,6 +56,7 @@ static int take_run(struct inspect *inspect)
             .whole = find_whole(&inspect->norms, from->name),
             .norm = last != NULL ? last->norm + from->first : NULL,
             .importance = last != NULL && scores ? last->importance + from->first : NULL,
+            .kept = last != NULL && last->kept != NULL ? (int64_t) last->kept[i] : -1,
         };
     }
     inspect->modules = run->modules;
@@ -78,7 +79,8 @@ static int take_adapter(struct inspect *inspect)
                                                       .out = from->out,
                                                       .rank = from->rank,
                                                       .whole = from->whole,
-                                                      .norm = from->norm };
+                                                      .norm = from->norm,
+                                                      .kept = -1 };
     }
     inspect->modules = inspect->norms.modules;
     return 0;

@@ -14,6 +14,7 @@ struct inspect_module {
     double        whole;      /* norm of all that the adapter adds; NaN: not known */
     const double *norm;       /* [rank] or NULL */
     const double *importance; /* [rank] or NULL */
+    int64_t       kept;       /* ranks not masked; -1: not AdaLoRA */
     int64_t       moved;      /* ranks reallocated or removed, over all steps */
 };
 
@@ -29,5 +30,7 @@ struct inspect {
  * which modules to list one by one; `moves`: every single move. */
 int inspect_print(const struct inspect *inspect, const char *pattern, int moves);
 int inspect_print_json(const struct inspect *inspect);
+/* inspect_budget.c: AdaLoRA's ranks over time */
+int inspect_print_budget(const struct run *run);
 
 #endif

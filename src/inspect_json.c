@@ -28,13 +28,14 @@ static json_t *modules(const struct inspect *inspect)
         const struct inspect_module *module = &inspect->module[i];
 
         json_array_append_new(
-            out,
-            json_pack("{s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:I}", "name", module->name,
-                      "in", (json_int_t) module->in, "out", (json_int_t) module->out,
-                      "rank", (json_int_t) module->rank, "whole_norm",
-                      number(module->whole), "norm", numbers(module->norm, module->rank),
-                      "importance", numbers(module->importance, module->rank), "moved",
-                      (json_int_t) module->moved));
+            out, json_pack("{s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I}", "name",
+                           module->name, "in", (json_int_t) module->in, "out",
+                           (json_int_t) module->out, "rank", (json_int_t) module->rank,
+                           "whole_norm", number(module->whole), "norm",
+                           numbers(module->norm, module->rank), "importance",
+                           numbers(module->importance, module->rank), "kept",
+                           module->kept < 0 ? json_null() : json_integer(module->kept),
+                           "moved", (json_int_t) module->moved));
     }
     return out;
 }

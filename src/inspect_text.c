@@ -84,7 +84,7 @@ static int matches(const char *name, const char *pattern)
 
 /* What one line of the table says of some modules together. */
 struct summary {
-    int64_t modules, ranks, moved, in, out;
+    int64_t modules, ranks, kept, moved, in, out;
     int     shapes_differ;
     double  whole; /* squared until the end */
     double  least, most;
@@ -107,6 +107,7 @@ static void add_to_summary(struct summary *sum, const struct inspect_module *mod
     sum->out = module->out;
     sum->modules++;
     sum->ranks += module->rank;
+    sum->kept += module->kept;
     sum->moved += module->moved;
     sum->whole += module->whole * module->whole;
     for (int64_t r = 0; r < module->rank; r++) {
@@ -122,7 +123,7 @@ static void add_to_summary(struct summary *sum, const struct inspect_module *mod
 
 /* Which columns there is something for. */
 struct columns {
-    int shape, whole, importance, moved;
+    int shape, kept, whole, importance, moved;
 };
 
 static struct columns columns_of(const struct inspect *inspect, enum grouping grouping)
@@ -134,6 +135,7 @@ static struct columns columns_of(const struct inspect *inspect, enum grouping gr
 
         columns.whole |= !isnan(module->whole);
         columns.importance |= module->importance != NULL;
+        columns.kept |= module->kept >= 0;
         columns.moved |= inspect->run.plans > 0;
         if (grouping == BY_MODULE && snprintf(NULL, 0, "%" PRId64 "x%" PRId64, module->in,
                                               module->out) > NARROW_SHAPE) {
@@ -155,11 +157,12 @@ static void add_if(struct table *table, int wanted, const char *cell)
 
 static void start_modules(struct table *table, struct columns columns, const char *what)
 {
-    table_start(table, 5 + columns.shape + columns.whole + 2 * columns.importance +
-                           columns.moved);
+    table_start(table, 5 + columns.shape + columns.kept + columns.whole +
+                           2 * columns.importance + columns.moved);
     add_if(table, 1, "");
     add_if(table, columns.shape, "");
     add_if(table, 1, "");
+    add_if(table, columns.kept, "");
     add_if(table, columns.whole, "whole");
     add_if(table, 1, "norm");
     add_if(table, 1, "of a");
@@ -171,6 +174,7 @@ static void start_modules(struct table *table, struct columns columns, const cha
     add_if(table, 1, what);
     add_if(table, columns.shape, "in x out");
     add_if(table, 1, "ranks");
+    add_if(table, columns.kept, "kept");
     add_if(table, columns.whole, "norm");
     add_if(table, 1, "least");
     add_if(table, 1, "median");
@@ -201,6 +205,9 @@ static void add_line(struct table *table, struct columns columns, const char *ke
         table_add(table, "%" PRId64 "x%" PRId64, sum->in, sum->out);
     }
     table_add(table, "%" PRId64, sum->ranks);
+    if (columns.kept) {
+        table_add(table, "%" PRId64, sum->kept);
+    }
     add_number(table, columns.whole, sqrt(sum->whole));
     add_number(table, 1, n > 0 ? sum->norm[0] : (double) NAN);
     add_number(table, 1, median);
@@ -393,6 +400,9 @@ static int print_reallocations(const struct run *run, int moves)
 {
     int64_t moved = 0;
 
+    if (run->samples > 0 && run->sample[run->samples - 1].kept != NULL) {
+        return inspect_print_budget(run);
+    }
     if (run->plans == 0) {
         printf("\nNo reallocation%s\n",
                !run_is_beamlora(run) ? ": the method has none" : " so far");
@@ -473,8 +483,8 @@ static void print_setting(const json_t *settings, const char *key, const char **
 static void print_run(const struct run *run)
 {
     static const char *const files[] = { "model", "data", "eval-data", NULL };
-    static const char *const keys[] = { "preset", "rank", "alpha", "lr",
-                                        "batch",  "seed", NULL };
+    static const char *const keys[] = { "preset", "rank",  "target-rank", "alpha",
+                                        "lr",     "batch", "seed",        NULL };
     const char              *comma = "";
     double                   begin = run_train_loss(run, 0), end = run_train_loss(run, 1);
 

@@ -384,7 +384,11 @@ static void write_caption(const struct plot_view *view)
         line[1] = "Left: the modules with the largest ranks, a line for each rank. "
                   "Right: all ranks; the darker, the larger.";
     } else {
-        line[0] = "Importance: a rank's weight among the ranks of its module; 1 is an "
+        line[0] =
+            view->run->sample[0].kept != NULL
+                ? "Importance: a rank's |E| over its mean in all modules; 1 is an "
+                  "equal share, 0 a masked rank."
+                : "Importance: a rank's weight among the ranks of its module; 1 is an "
                   "equal share, and a module's sum is its number of ranks.";
         line[1] = explain_moves(view);
         line[2] = view->total_moves > 0

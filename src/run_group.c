@@ -19,7 +19,6 @@ static const char *const no_matter[] = {
 static const char *const of_beamlora[] = { "preset",
                                            "no-reallocation",
                                            "temperature",
-                                           "score-lr-ratio",
                                            "period",
                                            "start",
                                            "p-start",
@@ -42,6 +41,13 @@ static const char *const of_beamlora[] = { "preset",
                                            "history-phase",
                                            "history-age",
                                            NULL };
+
+static const char *const of_scores[] = { "score-lr-ratio", NULL };
+
+static const char *const of_adalora[] = { "target-rank",      "tinit",
+                                          "tfinal",           "delta-t",
+                                          "sensitivity-beta", "uncertainty-beta",
+                                          "orth-reg-weight",  NULL };
 
 static const char *const of_adapters[] = { "rank",    "alpha",      "dropout",
                                            "targets", "b-lr-ratio", NULL };
@@ -80,6 +86,12 @@ static json_t *settings_that_count(const struct run *run)
     drop(settings, no_matter);
     if (!run_is_beamlora(run)) {
         drop(settings, of_beamlora);
+    }
+    if (!run_is_beamlora(run) && strcmp(run->method, "adalora") != 0) {
+        drop(settings, of_scores);
+    }
+    if (strcmp(run->method, "adalora") != 0) {
+        drop(settings, of_adalora);
     }
     if (strcmp(run->method, "full") == 0) {
         drop(settings, of_adapters);

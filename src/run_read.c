@@ -313,6 +313,34 @@ static int take_ranks(const struct run *run, double *out, const json_t *line,
     return 0;
 }
 
+/* AdaLoRA's, into the newest sample */
+static int take_kept(struct run *run, const json_t *line, const struct place *place)
+{
+    struct run_sample *sample = &run->sample[run->samples - 1];
+    const json_t      *list;
+
+    if (json_object_get(line, "kept") == NULL) {
+        return 0;
+    }
+    if (get_array(&list, line, "kept", run->modules, place) != 0) {
+        return -1;
+    }
+    sample->kept = calloc((size_t) run->modules + 1, sizeof(double));
+    if (sample->kept == NULL) {
+        return fail(place, "out of memory");
+    }
+    for (int64_t m = 0; m < run->modules; m++) {
+        const json_t *value = json_array_get(list, (size_t) m);
+
+        sample->kept[m] = json_number_value(value);
+        if (!json_is_integer(value) || sample->kept[m] < 0 ||
+            sample->kept[m] > (double) run->module[m].rank) {
+            return fail_key(place, "kept", "must hold numbers of the modules' ranks");
+        }
+    }
+    return 0;
+}
+
 static int take_sample(struct run *run, const json_t *line, const struct place *place)
 {
     struct run_sample sample = { 0 };
@@ -345,7 +373,7 @@ static int take_sample(struct run *run, const json_t *line, const struct place *
     return take_ranks(run, sample.importance, line, "importance", place) != 0 ||
                    take_ranks(run, sample.norm, line, "norm", place) != 0
                ? -1
-               : 0;
+               : take_kept(run, line, place);
 }
 
 /* ===== plans.jsonl ======================================================== */
@@ -529,6 +557,7 @@ void run_free(struct run *run)
     }
     for (int64_t i = 0; i < run->samples; i++) {
         free(run->sample[i].importance);
+        free(run->sample[i].kept);
         free(run->sample[i].norm);
     }
     for (int64_t i = 0; i < run->plans; i++) {

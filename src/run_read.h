@@ -21,6 +21,7 @@ struct run_sample { /* a line of ranks.jsonl */
     int     after;      /* the second one of a reallocation's step */
     double *importance; /* [ranks], NaN: not finite                */
     double *norm;       /* [ranks]                                 */
+    double *kept;       /* [modules] ranks not masked; NULL: not AdaLoRA */
 };
 
 enum run_action {

@@ -14,13 +14,14 @@ enum method {
     METHOD_LORA,
     METHOD_RSLORA,
     METHOD_DORA,
+    METHOD_ADALORA,
     METHOD_BEAMLORA,
     METHOD_BEAMLORA_DORA,
     METHOD_FULL
 };
 
-static const char *const methods[] = { "lora",          "rslora", "dora", "beamlora",
-                                       "beamlora+dora", "full",   NULL };
+static const char *const methods[] = { "lora",     "rslora",        "dora", "adalora",
+                                       "beamlora", "beamlora+dora", "full", NULL };
 static const char *const presets[] = { "paper", "published", "tightening", NULL };
 /* In the order of the enums of beamlora.h: a choice's index is the option's value. */
 static const char *const curves[] = { "constant", "linear", "cosine", NULL };
@@ -41,7 +42,7 @@ _Static_assert(BL_PRESET_TIGHTENING == 2 && BL_CURVE_COSINE == 2 && BL_SCOPE_JOI
                "choices are in the order of the library's enums");
 
 /* Which methods a setting has an effect with. */
-enum reach { ALL, ADAPTERS, BEAMLORA };
+enum reach { ALL, ADAPTERS, SCORES, BEAMLORA, ADALORA };
 
 struct row {
     const char        *name;
@@ -64,8 +65,8 @@ struct row {
 
 static const struct row rows[] = {
     HEADING("Adapters"),
-    { "rank", FLAG_INTEGER, ADAPTERS, AT(rank), "rank of every adapter (8)", NULL,
-      FROM(1) },
+    { "rank", FLAG_INTEGER, ADAPTERS, AT(rank), "of every adapter, AdaLoRA: at first (8)",
+      NULL, FROM(1) },
     { "alpha", FLAG_REAL, ADAPTERS, AT(alpha), "scaling numerator (2 * rank)", NULL,
       ANY },
     { "dropout", FLAG_REAL, ADAPTERS, AT(dropout),
@@ -84,8 +85,24 @@ static const struct row rows[] = {
     { "epsilon", FLAG_REAL, ALL, AT(epsilon), "above 0 (1e-8)", NULL, FROM(0) },
     { "b-lr-ratio", FLAG_REAL, ADAPTERS, AT(b_lr_ratio), "lr of B over that of A (1)",
       NULL, FROM(0) },
-    { "score-lr-ratio", FLAG_REAL, BEAMLORA, AT(score_lr_ratio),
-      "lr of the scores over A's (1)", NULL, FROM(0) },
+    { "score-lr-ratio", FLAG_REAL, SCORES, AT(score_lr_ratio),
+      "lr of the scores, AdaLoRA's E, over A's (1)", NULL, FROM(0) },
+
+    HEADING("AdaLoRA's budget of ranks"),
+    { "target-rank", FLAG_INTEGER, ADALORA, AT(target_rank),
+      "mean rank that is left (0: 2/3 of rank)", NULL, FROM(0) },
+    { "tinit", FLAG_INTEGER, ADALORA, AT(tinit), "steps before the first mask (0)", NULL,
+      FROM(0) },
+    { "tfinal", FLAG_INTEGER, ADALORA, AT(tfinal), "steps after the last mask (0)", NULL,
+      FROM(0) },
+    { "delta-t", FLAG_INTEGER, ADALORA, AT(delta_t), "steps between two masks (1)", NULL,
+      FROM(1) },
+    { "sensitivity-beta", FLAG_REAL, ADALORA, AT(sensitivity_beta),
+      "of its average, in (0, 1) (0.85)", NULL, 0, 1 },
+    { "uncertainty-beta", FLAG_REAL, ADALORA, AT(uncertainty_beta), "the same (0.85)",
+      NULL, 0, 1 },
+    { "orth-reg-weight", FLAG_REAL, ADALORA, AT(orth_reg_weight),
+      "of the orthogonality penalty (0.5)", NULL, FROM(0) },
 
     HEADING("Reallocation: when, and how much is kept (defaults are the preset's)"),
     { "period", FLAG_INTEGER, BEAMLORA, AT(period),
@@ -199,8 +216,18 @@ static int is_beamlora(const struct settings *settings)
 
 static int has_effect(const struct settings *settings, enum reach reach)
 {
-    return reach == ALL || is_beamlora(settings) ||
-           (reach == ADAPTERS && settings->method != METHOD_FULL);
+    switch (reach) {
+    case ADAPTERS:
+        return settings->method != METHOD_FULL;
+    case SCORES:
+        return is_beamlora(settings) || settings->method == METHOD_ADALORA;
+    case BEAMLORA:
+        return is_beamlora(settings);
+    case ADALORA:
+        return settings->method == METHOD_ADALORA;
+    default:
+        return 1;
+    }
 }
 
 static void tell_idle_flags(const struct settings *settings, const struct flag *flags,
@@ -257,7 +284,8 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
         out->method = BL_METHOD_BEAMLORA;
         out->reallocation = !settings->no_reallocation;
     } else {
-        out->method = BL_METHOD_LORA;
+        out->method =
+            settings->method == METHOD_ADALORA ? BL_METHOD_ADALORA : BL_METHOD_LORA;
         out->reallocation = 0;
     }
     tell_idle_flags(settings, flags, count);

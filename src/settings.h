@@ -7,7 +7,7 @@
 #include "beamlora.h"
 #include "program.h"
 
-#define SETTINGS_FLAGS 48 /* room that settings_flags needs at most */
+#define SETTINGS_FLAGS 56 /* room that settings_flags needs at most */
 
 struct settings {
     int32_t    method; /* index into the method's names */

@@ -74,6 +74,7 @@ int train_step(struct train *train);
 
 struct train_step_result {
     double  loss, lr, gradient_norm;
+    double  penalty; /* AdaLoRA's, not in loss */
     int64_t tokens;
     int     skipped;
 };

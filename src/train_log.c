@@ -1,4 +1,5 @@
 /* Lines of the run folder; docs/run.md fixes what is in them. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "train.h"
@@ -30,6 +31,9 @@ int train_log_step(struct train *train, const struct train_step_result *result)
                      folder_real(result->loss), "lr", result->lr, "gradient_norm",
                      folder_real(result->gradient_norm), "tokens",
                      (json_int_t) result->tokens);
+    if (line != NULL && train->options.method == BL_METHOD_ADALORA) {
+        json_object_set_new(line, "penalty", folder_real(result->penalty));
+    }
     if (line != NULL && result->skipped) {
         json_object_set_new(line, "skipped", json_true());
     }
@@ -103,8 +107,49 @@ static json_t *rank_values(bl_group *group, copy_fn copy)
     return modules;
 }
 
+/* AdaLoRA's |E| over its mean in all modules: 1 is an equal share, as it is of g. All are
+ * equal at first. */
+static json_t *share_values(bl_group *group)
+{
+    json_t *modules = rank_values(group, bl_adapter_copy_importance), *list, *value;
+    size_t  i, k, ranks = 0;
+    double  sum = 0;
+
+    json_array_foreach(modules, i, list)
+    {
+        json_array_foreach(list, k, value)
+        {
+            sum += fabs(json_number_value(value));
+            ranks++;
+        }
+    }
+    json_array_foreach(modules, i, list)
+    {
+        for (k = 0; k < json_array_size(list); k++) {
+            double e = fabs(json_number_value(json_array_get(list, k)));
+
+            json_array_set_new(list, k,
+                               folder_real(sum > 0 ? e * (double) ranks / sum : 1));
+        }
+    }
+    return modules;
+}
+
+static json_t *kept_values(bl_group *group)
+{
+    json_t *modules = json_array();
+
+    for (int64_t i = 0; i < bl_group_get_count(group); i++) {
+        json_array_append_new(
+            modules, json_integer(bl_adapter_get_kept(bl_group_get_adapter(group, i))));
+    }
+    return modules;
+}
+
 int train_log_ranks(struct train *train, int after)
 {
+    const int adalora = train->options.method == BL_METHOD_ADALORA;
+
     bl_group *group = train->adapters.group;
     json_t   *line;
 
@@ -112,8 +157,12 @@ int train_log_ranks(struct train *train, int after)
         return 0;
     }
     line = json_pack("{sI so so}", "step", (json_int_t) train->totals.step, "importance",
-                     rank_values(group, bl_adapter_copy_importance), "norm",
-                     rank_values(group, bl_adapter_copy_norms));
+                     adalora ? share_values(group)
+                             : rank_values(group, bl_adapter_copy_importance),
+                     "norm", rank_values(group, bl_adapter_copy_norms));
+    if (line != NULL && adalora) {
+        json_object_set_new(line, "kept", kept_values(group));
+    }
     if (line != NULL && after) {
         json_object_set_new(line, "after", json_true());
     }

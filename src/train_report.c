@@ -20,6 +20,32 @@ static double train_loss(const struct totals *totals)
                                   : (double) NAN;
 }
 
+/* AdaLoRA's ranks that its newest mask left */
+struct kept {
+    int64_t sum, all, least, most;
+};
+
+static struct kept count_kept(bl_group *group)
+{
+    struct kept kept = { .least = INT64_MAX };
+
+    for (int64_t i = 0; i < bl_group_get_count(group); i++) {
+        const bl_adapter *adapter = bl_group_get_adapter(group, i);
+        int64_t           here = bl_adapter_get_kept(adapter);
+
+        kept.sum += here;
+        kept.all += bl_adapter_get_rank(adapter);
+        kept.least = here < kept.least ? here : kept.least;
+        kept.most = here > kept.most ? here : kept.most;
+    }
+    return kept;
+}
+
+static int is_adalora(const struct train *train)
+{
+    return train->full == NULL && train->options.method == BL_METHOD_ADALORA;
+}
+
 static void report_json(const struct train *train)
 {
     const struct totals *t = &train->totals;
@@ -37,6 +63,9 @@ static void report_json(const struct train *train)
     printf("\"skipped_steps\":%" PRId64 ",\"reallocations\":%" PRId64
            ",\"reallocated_ranks\":%" PRId64 ",",
            t->skipped, t->reallocations, t->moved);
+    if (is_adalora(train)) {
+        printf("\"kept_ranks\":%" PRId64 ",", count_kept(train->adapters.group).sum);
+    }
     printf("\"tokens_per_second\":%.1f}\n", progress_tokens_per_second(&train->progress));
 }
 
@@ -62,6 +91,13 @@ void train_report(const struct train *train)
     if (train->options.reallocation) {
         printf("reallocations    %" PRId64 ", %" PRId64 " ranks\n", t->reallocations,
                t->moved);
+    }
+    if (is_adalora(train)) {
+        const struct kept kept = count_kept(train->adapters.group);
+
+        printf("ranks kept       %" PRId64 " of %" PRId64 ", %" PRId64 " to %" PRId64
+               " in an adapter\n",
+               kept.sum, kept.all, kept.least, kept.most);
     }
     if (train->full != NULL) {
         printf("trainable        %" PRId64 " parameters, all of the model\n",

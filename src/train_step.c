@@ -99,7 +99,8 @@ static int measure_gradient(struct train *train, double *norm, double *factor)
     *factor = 1;
     if (train->full != NULL) {
         *norm = full_gradient_norm(train->full);
-    } else if (bl_group_copy_gradient_norm(train->adapters.group, norm) != 0) {
+    } else if (bl_group_add_penalty(train->adapters.group, 1) != 0 ||
+               bl_group_copy_gradient_norm(train->adapters.group, norm) != 0) {
         return fail(train, "gradient norm");
     }
     if (train->clip > 0 && isfinite(*norm)) {
@@ -205,6 +206,9 @@ int train_step(struct train *train)
         (step == 0 && train->dump_path != NULL && dump(train, &result) != 0) ||
         measure_gradient(train, &result.gradient_norm, &factor) != 0) {
         return -1;
+    }
+    if (train->options.method == BL_METHOD_ADALORA) {
+        result.penalty = bl_group_get_penalty(train->adapters.group);
     }
     status = optimize(train, result.lr, factor);
     if (status < 0) {

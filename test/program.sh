@@ -39,7 +39,7 @@ for value in nan inf -1 1e999 1,5 1e ' 1' ''; do
     refused 2 'lr' train $files --lr "$value"
 done
 refused 2 'seed' train $files --seed -1
-refused 2 'must be one of: lora, rslora, dora, beamlora, beamlora+dora, full' \
+refused 2 'must be one of: lora, rslora, dora, adalora, beamlora, beamlora+dora, full' \
     train $files --method pissa
 refused 2 'must be one of: paper' train $files --preset tuned
 refused 2 'rank' train $files --rank 0
@@ -54,6 +54,10 @@ refused 2 'twice' train $files --targets q_proj,v_proj,q_proj
 refused 1 'beta1' train $quick --beta1 1
 refused 1 'dropout' train $quick --dropout 1
 refused 1 'epsilon' train $quick --epsilon 0
+refused 1 'tinit' train $files --context 32 --steps 48 --method adalora --tinit 48
+refused 1 'target_rank' train $quick --method adalora --rank 4 --target-rank 5
+refused 1 'sensitivity_beta' train $quick --method adalora --sensitivity-beta 0
+refused 2 'delta-t' train $quick --method adalora --delta-t 0
 refused 1 'p_start' train $quick --p-start 0
 refused 1 'reallocat' train $files --context 32 --steps 48 --period 48
 refused 1 'reallocat' train $files --context 32 --steps 48 --p-start 1 --p-end 1
@@ -81,6 +85,22 @@ learns rslora --method rslora --rank 4
 learns dora --method dora --weight-decay 0.01
 learns dora_dropout --method dora --dropout 0.1
 learns beamlora_dora --method beamlora+dora
+learns adalora --method adalora --rank 6 --target-rank 2 --tinit 6 --tfinal 12 --delta-t 3
+is "the budget is kept" [ "$(tail -n 1 "$work/adalora/ranks.jsonl" |
+    sed 's/.*"kept":\[\([0-9,]*\)\].*/\1/' |
+    awk -F , '{ for (i = 1; i <= NF; i++) n += $i; print n - 2 * NF }')" = 0 ]
+is "the penalty is in the log" grep -q '"penalty":[0-9.]*[1-9]' "$work/adalora/log.jsonl"
+ok "inspect of it" inspect "$work/adalora"
+is "the budget over time" grep -q 'ranks that the newest mask left' "$work/out"
+ok "inspect --json of it" inspect "$work/adalora" --json
+is "ranks kept of a module" grep -q '"kept": [0-9]' "$work/out"
+ok "compare with it" compare "$work/adalora" "$work/lora"
+learns adalora_dropout --method adalora --dropout 0.1 --orth-reg-weight 0 --alpha 4 \
+    --score-lr-ratio 2 --sensitivity-beta 0.7 --uncertainty-beta 0.6
+run train $quick --method adalora
+is "the budget is reported" grep -q '"kept_ranks":[1-9]' "$work/out"
+run train $quick --method lora --target-rank 2
+is "a budget has no effect with lora" grep -q 'target-rank has no effect' "$work/err"
 learns beamlora
 run train $quick
 is "a line for each reallocation that moved something" \

@@ -212,6 +212,22 @@ for file in model.safetensors config.json log.jsonl checkpoint.safetensors; do
     is "full: $file" cmp -s "$work/full/$file" "$work/full.killed/$file"
 done
 
+# AdaLoRA: killed between its masks
+adalora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --rank 6
+    --method adalora --tinit 4 --tfinal 6 --delta-t 4 --checkpoint-every 5"
+ok "adalora" train $adalora --out "$work/adalora"
+rm -rf "$work/adalora.killed"
+# shellcheck disable=SC2086
+"$program" train $adalora --out "$work/adalora.killed" > /dev/null 2>> "$work/err" &
+process=$!
+until_step 12 "$work/adalora.killed"
+kill -9 "$process" 2> /dev/null
+wait "$process" 2> /dev/null
+ok "adalora: resume" train --resume "$work/adalora.killed"
+for file in adapter_model.safetensors ranks.jsonl log.jsonl checkpoint.safetensors; do
+    is "adalora: $file" cmp -s "$work/adalora/$file" "$work/adalora.killed/$file"
+done
+
 # DoRA: lengths of W are worked out again from what the checkpoint holds
 dora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --dropout 0.1
     --method beamlora+dora --checkpoint-every 5"

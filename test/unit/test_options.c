@@ -289,7 +289,7 @@ END_TEST
 START_TEST(ranges)
 {
     const double nan_ = (double) NAN, inf = (double) INFINITY;
-    BAD(method, 2);
+    BAD(method, 3);
     BAD(method, -1);
     BAD(scaling, 2);
     BAD(rank, 0);
