@@ -1,5 +1,5 @@
 /*
- * DoRA, alone and with scores, against a plain copy of its formulas that makes W whole:
+ * DoRA, alone, with scores and with AdaLoRA, against a plain copy of its formulas that makes W whole:
  * forward, gradients by central differences with lengths held fixed, lengths after
  * everything that changes parameters, merge, state, refusals.
  */
@@ -14,7 +14,7 @@
 
 /* ----- the layer under test ----- */
 
-enum { BEAM = 1, DROPOUT = 2, ROWS = 4, PARALLEL = 8, VARIANTS = 16 };
+enum { BEAM = 1, DROPOUT = 2, ROWS = 4, PARALLEL = 8, ADA = 16, VARIANTS = 32 };
 
 /* W0 for base_rows. */
 struct base {
@@ -74,7 +74,10 @@ static void layer_open(struct layer *l, int variant, int32_t dtype)
     l->base.w = l->w;
     l->base.dtype = dtype;
     l->opt = default_options(dtype);
-    l->opt.method = variant & BEAM ? BL_METHOD_BEAMLORA : BL_METHOD_LORA;
+    l->opt.method = variant & ADA    ? BL_METHOD_ADALORA
+                    : variant & BEAM ? BL_METHOD_BEAMLORA
+                                     : BL_METHOD_LORA;
+    l->opt.orth_reg_weight = 0; /* the penalty is test_adalora's */
     l->opt.dora = 1;
     l->opt.rank = RANK;
     l->opt.alpha = 2;
@@ -110,13 +113,15 @@ struct plain {
     double a[RANK * IN], b[RANK * OUT], s[RANK],
         mag[OUT]; /* what may be differentiated */
     double        g[RANK], length[OUT];
-    int           scores;
+    int           scores, adalora;
     const double *w;
 };
 
 static void plain_importance(struct plain *p)
 {
-    if (p->scores) {
+    if (p->adalora) {
+        memcpy(p->g, p->s, sizeof p->g);
+    } else if (p->scores) {
         ref_importance(RANK, p->s, p->tau, NULL, p->g);
     }
 }
@@ -150,7 +155,8 @@ static void plain_read(struct plain *p, const struct layer *l)
     p->c = bl_adapter_get_scaling(l->adapter);
     p->tau = bl_group_get_temperature(l->group);
     p->w = l->w;
-    p->scores = l->opt.method == BL_METHOD_BEAMLORA;
+    p->scores = l->opt.method != BL_METHOD_LORA;
+    p->adalora = l->opt.method == BL_METHOD_ADALORA;
     copy_view(p->a, l->adapter, BL_TENSOR_A);
     copy_view(p->b, l->adapter, BL_TENSOR_B);
     copy_view(p->mag, l->adapter, BL_TENSOR_MAGNITUDE);
@@ -428,7 +434,7 @@ START_TEST(refreshed)
     check_forward(&other, 1);
     bytes_free(&blob);
     layer_close(&other);
-    if (_i & BEAM) {
+    if ((_i & (BEAM | ADA)) == BEAM) {
         bl_plan *plan = NULL;
         check_ok(bl_plan_create(&plan, l.group));
         check_ok(bl_plan_clear(plan, bl_group_get_step(l.group)));

@@ -41,6 +41,23 @@ static int read_r(void)
     return run_read(&run, below("r"), error, sizeof error);
 }
 
+/* AdaLoRA's */
+START_TEST(kept)
+{
+    write_all();
+    write_in("r", "ranks.jsonl",
+             MODULES "{\"step\":3,\"importance\":[[1,1],[0,0,1]],"
+                     "\"norm\":[[1,1],[0,0,1]],\"kept\":[2,0]}\n");
+    ck_assert_msg(read_r() == 0, "%s", error);
+    ck_assert(run.sample[0].kept[0] == 2 && run.sample[0].kept[1] == 0);
+    run_free(&run);
+    write_all();
+    ck_assert_msg(read_r() == 0, "%s", error);
+    ck_assert_ptr_null(run.sample[0].kept);
+    run_free(&run);
+}
+END_TEST
+
 START_TEST(everything)
 {
     write_all();
@@ -137,6 +154,12 @@ static const char *const malformed[][3] = {
       "\"exact\" is 3, must be from 0 to 2" },
     { "ranks.jsonl", "{\"step\":4}\n", "\"importance\" must be an array" },
     { "ranks.jsonl", "{\"step\":1,\"importance\":[],\"norm\":[]}\n", "below that" },
+    { "ranks.jsonl",
+      "{\"step\":4,\"importance\":[[1,1],[1,1,1]],\"norm\":[[1,1],[1,1,1]],\"kept\":[1]}\n",
+      "kept" },
+    { "ranks.jsonl",
+      "{\"step\":4,\"importance\":[[1,1],[1,1,1]],\"norm\":[[1,1],[1,1,1]],\"kept\":[2,4]}\n",
+      "\"kept\" must hold" },
     { "ranks.jsonl", "{\"step\":4,\"importance\":[[1,1]],\"norm\":[]}\n",
       "\"importance\" has 1 elements, must have 2" },
     { "ranks.jsonl", "{\"step\":4,\"importance\":[[1,1],[1,1]],\"norm\":[]}\n",
@@ -249,6 +272,7 @@ static Suite *make_suite(void)
 
     tcase_add_checked_fixture(tc, make_folder, remove_folder);
     tcase_add_test(tc, everything);
+    tcase_add_test(tc, kept);
     tcase_add_loop_test(tc, cut_anywhere, 0, 3);
     tcase_add_loop_test(tc, refuses, 0, (int) (sizeof malformed / sizeof *malformed));
     tcase_add_loop_test(tc, refuses_modules, 0, 4);
