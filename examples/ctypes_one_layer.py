@@ -42,6 +42,9 @@ class Options(ctypes.Structure):
         ("alloc", c_void_p), ("free", c_void_p), ("alloc_user", c_void_p),
         ("parameters", c_void_p), ("gradients", c_void_p), ("moments_mv", c_void_p),
         ("base", c_void_p), ("ldbase", c_int64), ("base_rows", c_void_p),
+        ("target_rank", c_int64), ("tinit", c_int64), ("tfinal", c_int64),
+        ("delta_t", c_int64), ("sensitivity_beta", c_double),
+        ("uncertainty_beta", c_double), ("orth_reg_weight", c_double),
     ]
 
 
@@ -78,11 +81,12 @@ def default_options():
     """bl_options_init, and a check that Options is laid out as the library has it."""
     opt = Options()
     check(options_init(opt, ctypes.sizeof(opt)))
-    layout_fits = (ctypes.sizeof(opt) == 360 and opt.size == 360 and
+    layout_fits = (ctypes.sizeof(opt) == 416 and opt.size == 416 and
                    opt.rank == 8 and opt.epsilon == 1e-8 and opt.p_start == 0.95 and
                    opt.max_prune_fraction == 0.5 and opt.history_depth == 1 and
                    opt.history_phase == -1 and opt.history_age == -1 and
-                   opt.parallel_for is None and opt.base_rows is None)
+                   opt.parallel_for is None and opt.base_rows is None and
+                   opt.delta_t == 1 and opt.orth_reg_weight == 0.5)
     if not layout_fits:
         raise RuntimeError("Options is not laid out as bl_options")
     return opt

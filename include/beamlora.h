@@ -352,7 +352,7 @@ typedef struct bl_options {
     bl_rows_fn  base_rows;
 
     /* AdaLoRA: names and defaults are PEFT's; its init_r is rank */
-    int64_t target_rank; /* mean rank that is left, 1 or more; 0 (auto): 2/3 of rank */
+    int64_t target_rank; /* mean rank that is left, 1 or more; 0 (auto): 2/3 of ranks */
     int64_t tinit;       /* steps before the first allocation; default 0 */
     int64_t tfinal;      /* steps after the last one; default 0 */
     int64_t delta_t;     /* steps between two allocations, 1 or more; default 1 */

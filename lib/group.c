@@ -141,14 +141,17 @@ static void measure_dora(struct sizes *sizes, const bl_spec *spec)
 }
 
 /* AdaLoRA's budget only shrinks. */
-static int check_budget(const struct sizes *sizes, int64_t count)
+static int settle_budget(struct sizes *sizes, int64_t count)
 {
-    const int64_t target = sizes->options.target_rank;
-    if (target * count > sizes->ranks) {
+    int64_t *const target = &sizes->options.target_rank;
+    if (*target == 0) {
+        *target = 2 * sizes->ranks / (3 * count) < 1 ? 1 : 2 * sizes->ranks / (3 * count);
+    }
+    if (*target * count > sizes->ranks) {
         return bl__fail(BL_E_OPTIONS,
                         "target_rank is %lld, must be at most the adapters' mean rank "
                         "(%lld in %lld)",
-                        (long long) target, (long long) sizes->ranks, (long long) count);
+                        (long long) *target, (long long) sizes->ranks, (long long) count);
     }
     return 0;
 }
@@ -202,7 +205,7 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
         return rc;
     }
     if (sizes->options.method == BL_METHOD_ADALORA) {
-        rc = check_budget(sizes, count);
+        rc = settle_budget(sizes, count);
         if (rc != 0) {
             return rc;
         }

@@ -293,9 +293,6 @@ static int resolve_adalora(bl_options *o)
                         (long long) o->tinit, (long long) o->total_steps,
                         (long long) o->tfinal);
     }
-    if (o->target_rank == 0) {
-        o->target_rank = 2 * o->rank / 3 < 1 ? 1 : 2 * o->rank / 3;
-    }
     return 0;
 }
 

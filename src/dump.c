@@ -107,7 +107,7 @@ static int write_arrays(const char *path, const bl_array *arrays, int64_t count,
                         const bl_group *group, const struct dump *dump, char *error,
                         size_t size)
 {
-    static const char *const methods[] = { "lora", "beamlora" };
+    static const char *const methods[] = { "lora", "beamlora", "adalora" };
 
     const char *metadata[2 * PAIRS + 1] = { NULL };
     char        text[PAIRS][TEXT];
@@ -137,7 +137,7 @@ static int write_arrays(const char *path, const bl_array *arrays, int64_t count,
     metadata[2 * pairs] = "gradients";
     metadata[2 * pairs++ + 1] = "of the mean loss, before clipping";
     metadata[2 * pairs] = "method";
-    metadata[2 * pairs++ + 1] = methods[options.method == BL_METHOD_BEAMLORA];
+    metadata[2 * pairs++ + 1] = methods[options.method];
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         snprintf(text[pairs], TEXT, "%.17g", numbers[i].value);
         metadata[2 * pairs] = numbers[i].key;

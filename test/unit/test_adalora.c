@@ -194,6 +194,14 @@ START_TEST(refused)
     bl_group_free(group);
     o.target_rank = 5;
     check_fails(bl_group_create(&group, specs, 2, &o), BL_E_OPTIONS);
+    /* nor does the automatic value ask for the options' rank */
+    o.target_rank = 0;
+    o.rank = 100;
+    check_ok(bl_group_create(&group, specs, 2, &o));
+    bl_options got = { .size = sizeof got };
+    check_ok(bl_group_copy_options(group, &got));
+    ck_assert_int_eq(got.target_rank, 2);
+    bl_group_free(group);
 }
 END_TEST
 

@@ -340,6 +340,35 @@ START_TEST(dora)
 }
 END_TEST
 
+/* AdaLoRA: written as a plain LoRA, masked ranks as zeros; a group with E = 0 reads none. */
+START_TEST(adalora)
+{
+    bl_peft *peft = NULL;
+    make_folder();
+    bl_group *group = make_group(BL_F64, BL_METHOD_ADALORA, ranks);
+    bl_view   e =
+        view_of(bl_group_get_adapter(group, 1), BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS);
+    for (int64_t i = 0; i < e.cols; i++) {
+        set_value(e.data, e.dtype, i, 0);
+    }
+    check_ok(bl_group_touch(group));
+    io_ok(bl_peft_save(group, path_to("a"), NULL));
+    io_ok(bl_peft_open(&peft, path_to("a")));
+    bl_group *plain = make_group(BL_F64, BL_METHOD_LORA, (const int64_t[]){ 4, 4, 4 });
+    io_ok(bl_peft_load(peft, plain, NULL));
+    check_same(group, plain, 2e-6);
+    bl_group_free(group);
+    group = make_group(BL_F64, BL_METHOD_ADALORA, (const int64_t[]){ 4, 4, 4 });
+    e = view_of(bl_group_get_adapter(group, 1), BL_TENSOR_SCORES, BL_BUFFER_PARAMETERS);
+    set_value(e.data, e.dtype, 2, 0);
+    io_fails(bl_peft_load(peft, group, NULL), BL_E_STATE, "");
+    bl_group_free(group);
+    bl_group_free(plain);
+    bl_peft_close(peft);
+    remove_folder();
+}
+END_TEST
+
 /* A configuration and magnitudes that do not fit together. */
 START_TEST(dora_refused)
 {
@@ -1007,6 +1036,7 @@ static Suite *make_suite(void)
     tcase_add_loop_test(saving, round_trip, 0, 16);
     tcase_add_loop_test(saving, dora, 0, 4);
     tcase_add_test(saving, dora_refused);
+    tcase_add_test(saving, adalora);
     tcase_add_test(saving, contents);
     tcase_add_loop_test(saving, compact, 0, 4);
     tcase_add_test(saving, compact_refuses);
