@@ -282,14 +282,13 @@ typedef struct bl_options {
     size_t size; /* bytes of this struct as the caller knows it; set by init */
 
     /* adapters */
-    int32_t  method;          /* bl_method; default BL_METHOD_BEAMLORA */
-    int32_t  scaling;         /* bl_scaling; default BL_SCALING_STANDARD, AdaLoRA's own */
-    int64_t  rank;            /* r, 1 or more; may exceed in and out; default 8 */
-    double   alpha;           /* in [-1e30, 1e30]; default 16. AdaLoRA's c is
-                                  alpha / (r + 1e-5); r for alpha where that is <= 0 */
-    double   dropout;         /* q in [0, 1), on the adapter's input; default 0 */
-    double   temperature;     /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
-    int32_t  parameter_dtype; /* A, B, s, moments: BL_F32 (default), BL_F64 */
+    int32_t  method;           /* bl_method; default BL_METHOD_BEAMLORA */
+    int32_t  scaling;          /* bl_scaling; default BL_SCALING_STANDARD */
+    int64_t  rank;             /* r, 1 or more; may exceed in and out; default 8 */
+    double   alpha;            /* in [-1e30, 1e30]; default 16; see below for AdaLoRA */
+    double   dropout;          /* q in [0, 1), on the adapter's input; default 0 */
+    double   temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
+    int32_t  parameter_dtype;  /* A, B, s, moments: BL_F32 (default), BL_F64 */
     int32_t  activation_dtype; /* x, y, dx, dy; so far equal to the other */
     uint64_t seed;             /* of initialisation, dropout, pairing; default 0 */
 
@@ -351,7 +350,8 @@ typedef struct bl_options {
     int64_t     ldbase;
     bl_rows_fn  base_rows;
 
-    /* AdaLoRA: names and defaults are PEFT's; its init_r is rank */
+    /* AdaLoRA: names and defaults are PEFT's, its init_r is rank. c = alpha / (r + 1e-5),
+     * with r for an alpha that is not above 0; scaling must be BL_SCALING_STANDARD. */
     int64_t target_rank; /* mean rank that is left, 1 or more; 0 (auto): 2/3 of ranks */
     int64_t tinit;       /* steps before the first allocation; default 0 */
     int64_t tfinal;      /* steps after the last one; default 0 */
@@ -433,8 +433,8 @@ BL_API int bl_memory_query(const bl_spec *specs, int64_t count, const bl_options
  *   specs   [count] read; all with the same size field
  *
  * Returns 0; BL_E_OPTIONS for settings that contradict each other or would never
- * reallocate or allocate anything, or DoRA without a W0; BL_E_RANGE for values and sizes out of
- * range, BL_E_ARG for a name that is there twice or host memory that is not aligned,
+ * reallocate or allocate anything, or DoRA without a W0; BL_E_RANGE for values and sizes
+ * out of range, BL_E_ARG for a name that is there twice or host memory that is not aligned,
  * BL_E_NONFINITE for a W0 with such values, BL_E_NOMEM. *out is written only on success.
  * Since 0.1.
  */
@@ -624,9 +624,9 @@ BL_API int bl_group_copy_gradient_norm(const bl_group *group, double *norm);
  *     p := p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
  *
  * with lr times b_lr_ratio for B and times score_lr_ratio for s. With AdaLoRA G includes
- * the penalty, and an allocation follows if one is due. With dora |W| is then
- * worked out anew, which takes a product [out, in] x [in, r]. The gradients are spent: the next backward starts from zero. An adapter that no backward has reached
- * has gradient zero.
+ * the penalty, and an allocation follows if one is due. With dora |W| is then worked out
+ * anew, which takes a product [out, in] x [in, r]. The gradients are spent: the next
+ * backward starts from zero. An adapter that no backward has reached has gradient zero.
  *
  *   lr           >= 0, of this step: a schedule is the host's
  *   grad_scale   finite: 1 / replicas, 1 / loss scale, a clip factor, or their product
@@ -799,16 +799,15 @@ BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
 
 /*
  * The state of a training is a list of named arrays: for each adapter its A, B, s (E),
- * mag, their moments, averages and attached arrays, its history and its flags; for the group the step
- * and the settings. A group with the same specs and options that is given them goes on
- * bit for bit, with parallel_for given in both or in neither. Gradients are no part of
- * it: save between steps.
+ * mag, their moments, averages and attached arrays, its history and its flags; for the
+ * group the step and the settings. A group with the same specs and options that is given
+ * them goes on bit for bit, with parallel_for given in both or in neither. Gradients are
+ * no part of it: save between steps.
  *
  * What must be equal on resume: specs (names, shapes, c; also W0, which is not looked
- * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule, selection, expansion, history
- * and AdaLoRA. What may
- * differ: lr, beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the
- * allocator.
+ * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule,
+ * selection, expansion, history and AdaLoRA. What may differ: lr, beta1, beta2, epsilon,
+ * weight_decay, the lr ratios, parallel_for, the allocator.
  */
 
 /** Number of arrays. */

@@ -3,7 +3,8 @@
  * and after each step the averages that rate ranks and, if due, the allocation, which
  * masks the ranks of all modules that are rated lowest:
  *
- *     R = mean of |A A^T - I| and |B^T B - I|        dR/dA = (A A^T - I) A / (modules |A A^T - I|)
+ *     R = mean of |A A^T - I| and |B^T B - I|
+ *     dR/dA = (A A^T - I) A / (modules |A A^T - I|)
  *
  * A mask sets E_i = 0 once; from the next step on E_i moves again, and may be kept by the
  * next allocation. Only the last mask stays: it is then put on after every step.

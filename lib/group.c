@@ -1,9 +1,10 @@
 /*
  * Groups: many adapters as one. All bookkeeping is one block, and there is one buffer
- * each for parameters, gradients, moments and averages, in segments aligned to 64 bytes: adapter
- * 0's A, B, s and magnitudes, then adapter 1's, and so on.
+ * each for parameters, gradients, moments and averages, in segments aligned to 64 bytes:
+ * adapter 0's A, B, s and magnitudes, then adapter 1's, and so on.
  *
- * Memory: elements * (1 + 1 + 2), 2 more with AdaLoRA, and history_depth * elements * (1, or 3 with moments).
+ * Memory: elements * (1 + 1 + 2), with AdaLoRA 2 more, and history_depth * elements * (1,
+ * or 3 with moments).
  */
 #include <math.h>
 #include <stdio.h>

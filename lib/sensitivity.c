@@ -1,6 +1,6 @@
 /*
- * AdaLoRA's formulas on plain arrays (docs/method.md, equations 16 to 19): how sensitive the
- * loss is to each parameter, how certain that is, and the budget of ranks over time.
+ * AdaLoRA's formulas on plain arrays (docs/method.md, equations 18 to 20): how sensitive
+ * the loss is to each parameter, how certain that is, and the budget of ranks over time.
  */
 #include <math.h>
 

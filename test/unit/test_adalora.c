@@ -1,6 +1,6 @@
 /*
- * AdaLoRA: creation, gradients with the penalty by central differences, the penalty's calls,
- * budgets, ties, modules without a rank, what stays after the last mask, state, refusals.
+ * AdaLoRA: creation, gradients with the penalty by central differences, the penalty's
+ * calls, budgets, ties, modules without a rank, the last mask, state, refusals.
  * Runs of PEFT's own are replayed by test/adalora_replay.
  */
 #include "check_main.h"

@@ -1,7 +1,7 @@
 /*
- * DoRA, alone, with scores and with AdaLoRA, against a plain copy of its formulas that makes W whole:
- * forward, gradients by central differences with lengths held fixed, lengths after
- * everything that changes parameters, merge, state, refusals.
+ * DoRA, alone, with scores and with AdaLoRA, against a plain copy of its formulas that
+ * makes W whole: forward, gradients by central differences with lengths held fixed, lengths
+ * after everything that changes parameters, merge, state, refusals.
  */
 #include "check_main.h"
 #include "ref.h"
