@@ -80,13 +80,13 @@ static int read_options(bl_options *options, const json_t *settings,
                         size_t size)
 {
     static const struct {
-        const char *method;
-        int         beamlora, dora;
-    } kinds[] = { { "lora", 0, 0 },
-                  { "rslora", 0, 0 },
-                  { "dora", 0, 1 },
-                  { "beamlora", 1, 0 },
-                  { "beamlora+dora", 1, 1 } };
+        const char *name;
+        int32_t     method, dora;
+    } kinds[] = {
+        { "lora", BL_METHOD_LORA, 0 },         { "rslora", BL_METHOD_LORA, 0 },
+        { "dora", BL_METHOD_LORA, 1 },         { "adalora", BL_METHOD_ADALORA, 0 },
+        { "beamlora", BL_METHOD_BEAMLORA, 0 }, { "beamlora+dora", BL_METHOD_BEAMLORA, 1 }
+    };
 
     const char    *method = text_of(settings, "method");
     json_int_t     rank = json_integer_value(json_object_get(settings, "rank"));
@@ -98,7 +98,7 @@ static int read_options(bl_options *options, const json_t *settings,
     options->optimizer = BL_OPTIMIZER_HOST;
     options->reallocation = 0;
     for (size_t i = 0; method != NULL && i < sizeof kinds / sizeof *kinds; i++) {
-        if (strcmp(method, kinds[i].method) == 0) {
+        if (strcmp(method, kinds[i].name) == 0) {
             kind = (int) i;
         }
     }
@@ -109,7 +109,8 @@ static int read_options(bl_options *options, const json_t *settings,
                  path, method != NULL ? method : "?");
         return -1;
     }
-    options->method = kinds[kind].beamlora ? BL_METHOD_BEAMLORA : BL_METHOD_LORA;
+    options->method = kinds[kind].method;
+    options->total_steps = 1; /* AdaLoRA wants some: it will not train */
     options->dora = kinds[kind].dora;
     options->rank = rank;
     /* c is the same in all modules. */
@@ -127,7 +128,8 @@ static int read_options(bl_options *options, const json_t *settings,
         snprintf(error, size, "%s: says nothing of rank and scale of its adapters", path);
         return -1;
     }
-    options->alpha = c * (double) rank;
+    options->alpha =
+        c * ((double) rank + (options->method == BL_METHOD_ADALORA ? 1e-5 : 0));
     return 0;
 }
 

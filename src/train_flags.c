@@ -186,6 +186,11 @@ static int check_flags(struct train *train)
         complain("--init-adapter is for adapters, not for --method full");
         return 2;
     }
+    if (train->init_path != NULL &&
+        strcmp(settings_method_name(&train->settings), "adalora") == 0) {
+        complain("--init-adapter is not for --method adalora: its E starts at 0");
+        return 2;
+    }
     return 0;
 }
 

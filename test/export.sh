@@ -227,4 +227,20 @@ refused 1 'magnitudes' export "$work/dora" --format gguf --out "$work/dora.gguf"
 empty "and nothing is written" "$work/dora.gguf"
 refused 1 'magnitudes' export "$work/dora" --format published --out "$work/dora.published"
 
+# ----- AdaLoRA: masked ranks are rows of zeros -----
+
+ok "a run with AdaLoRA" train $quick --method adalora --rank 6 --target-rank 2 \
+    --out "$work/ada"
+want=$(loss_of --model "$model" --adapter "$work/ada")
+ok "peft of it" export "$work/ada" --format peft --out "$work/ada.peft"
+same "is the run's adapter" "$work/ada.peft/adapter_model.safetensors" \
+    "$work/ada/adapter_model.safetensors"
+ok "peft-compact" export "$work/ada" --format peft-compact --out "$work/ada.compact"
+near "without masked ranks the same" \
+    "$(loss_of --model "$model" --adapter "$work/ada.compact")" "$want" 1e-5
+ok "gguf" export "$work/ada" --format gguf --out "$work/ada.gguf"
+ok "merged" export "$work/ada" --format merged --out "$work/ada.merged"
+near "merged computes the same" "$(loss_of --model "$work/ada.merged")" "$want" 1e-5
+refused 1 'no scores' export "$work/ada" --format published --out "$work/ada.published"
+
 summary export

@@ -260,6 +260,8 @@ refused 1 '--alpha 16: with rank 8 .* has alpha 8' train $begin \
 refused 1 '--targets q_proj: .* is for q_proj,v_proj,down_proj' train $begin \
     --init-adapter "$work/targets" --targets q_proj
 refused 2 'not for --method full' train $begin --init-adapter "$work/targets" --method full
+refused 2 'not for --method adalora' train $begin --init-adapter "$work/targets" \
+    --method adalora
 refused 1 'none' train $begin --init-adapter "$work/none"
 # tensors alone
 weights=$work/targets/adapter_model.safetensors
