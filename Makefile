@@ -281,7 +281,7 @@ $(O)/man/beamlora.1: $(PROGRAM) $(wildcard man/*)
 includes = $(shell grep -l -F $(foreach h,$(notdir $(1)),-e '$(h)"') -e '<$(2)>' $(SUITE_SRC) \
     /dev/null)
 SRC_SUITES := $(call includes,$(wildcard src/*.h),)
-IO_SUITES := $(call includes,beamlora_io.h $(wildcard lib/io/*.h),beamlora_io.h)
+IO_SUITES := $(call includes,beamlora_io.h io_check.h $(wildcard lib/io/*.h),beamlora_io.h)
 suite = $(1:test/unit/%.c=$(O)/test/%)
 
 $(call suite,$(SRC_SUITES)): $(SRC_A) $(IO_A)

@@ -2,8 +2,7 @@
  * round trips, and writes that fail. Files go to a folder of their own under TMPDIR. */
 #define _POSIX_C_SOURCE 200809L
 
-#include "check_main.h"
-#include "beamlora_io.h"
+#include "io_check.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -11,40 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define io_ok(call)                                                                      \
-    do {                                                                                 \
-        int io_rc_ = (call);                                                             \
-        ck_assert_msg(io_rc_ == 0, "%s returned %d: %s", #call, io_rc_,                  \
-                      bl_io_last_error());                                               \
-    } while (0)
-
-/* Fails with this code, and the text holds `part`. */
-#define io_fails(call, code, part)                                                       \
-    do {                                                                                 \
-        int io_rc_ = (call);                                                             \
-        ck_assert_msg(io_rc_ == (code), "%s returned %d (%s), must be %s", #call,        \
-                      io_rc_, io_rc_ < 0 ? bl_io_last_error() : "ok", #code);            \
-        ck_assert_msg(strstr(bl_io_last_error(), part) != NULL, "\"%s\" lacks \"%s\"",   \
-                      bl_io_last_error(), part);                                         \
-    } while (0)
-
 /* ----- files of our own making ----- */
-
-static char folder[512];
-
-static void make_folder(void)
-{
-    const char *base = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%s/bl-safetensors-XXXXXX", base ? base : "/tmp");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-}
-
-static const char *path_to(const char *name)
-{
-    static char path[1024];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
 
 /* Names in the folder; those other than "." and "..". */
 static int count_files(void)
