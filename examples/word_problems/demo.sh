@@ -22,7 +22,7 @@ settings="--data $out/train.jsonl --eval-data $out/test.jsonl --context 127 --ba
 
 flags_of() {
     case $1 in
-    lora) echo "--method lora" ;;
+    lora | rslora | dora | beamlora+dora | adalora) echo "--method $1" ;;
     paper) echo "--method beamlora" ;;
     published | tightening) echo "--method beamlora --preset $1" ;;
     scores) echo "--method beamlora --no-reallocation" ;;
