@@ -121,7 +121,7 @@ endif
 
 LIB_SRC := $(wildcard lib/*.c)
 IO_SRC := $(wildcard lib/io/*.c)
-SRC_SRC := $(wildcard src/*.c) $(if $(SENTENCEPIECE),src/tokenizer_sentencepiece.cc)
+SRC_SRC := $(wildcard src/*.c src/*/*.c) $(if $(SENTENCEPIECE),src/text/tokenizer_sentencepiece.cc)
 SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
 TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/adalora_replay.c \
@@ -134,8 +134,8 @@ EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
 GOLDEN_DORA := $(wildcard test/golden/dora/*.safetensors)
 GOLDEN_ADALORA := $(wildcard test/golden/adalora/*.safetensors)
-FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*.cc test/*.[ch] \
-    test/*/*.[ch] examples/*.[ch] examples/*/*.[ch] \
+FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*/*.[ch] src/*/*.cc \
+    test/*.[ch] test/*/*.[ch] examples/*.[ch] examples/*/*.[ch] \
     bench/*.[ch])
 
 LIB_A := $(O)/libbeamlora.a
@@ -222,11 +222,11 @@ $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/src/%.o: src/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
+	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude -iquote src \
 	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
 $(O)/obj/src/%.o: src/%.cc $(FLAGS)
 	$(if $(V),,@echo "  CXX   $<";) mkdir -p '$(@D)'; $(CXX) -std=c++17 $(OPTIMIZE) \
-	    $(CXX_WARNINGS) $(ASSERTS) $(call outside,$(SENTENCEPIECE_CFLAGS)) $(CPPFLAGS) \
+	    $(CXX_WARNINGS) $(ASSERTS) -Iinclude -iquote src $(call outside,$(SENTENCEPIECE_CFLAGS)) $(CPPFLAGS) \
 	    $(CXXFLAGS) -MMD -MP -c -o $@ $<
 $(O)/obj/test/%.o: test/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(TEST_WARNINGS) $(POSIX) -pthread -Iinclude -iquote lib -iquote lib/io \
@@ -278,10 +278,10 @@ $(O)/man/beamlora.1: $(PROGRAM) $(wildcard man/*)
 
 # A suite is linked with the program's or the I/O library's objects only if it includes
 # one of their headers, so that it can be built while those are not
-includes = $(shell grep -l -F $(foreach h,$(notdir $(1)),-e '$(h)"') -e '<$(2)>' $(SUITE_SRC) \
+includes = $(shell grep -l -F $(foreach h,$(1),-e '$(h)"') -e '<$(2)>' $(SUITE_SRC) \
     /dev/null)
-SRC_SUITES := $(call includes,$(wildcard src/*.h),)
-IO_SUITES := $(call includes,beamlora_io.h io_check.h $(wildcard lib/io/*.h),beamlora_io.h)
+SRC_SUITES := $(call includes,$(patsubst src/%,%,$(wildcard src/*/*.h)),)
+IO_SUITES := $(call includes,beamlora_io.h io_check.h $(notdir $(wildcard lib/io/*.h)),beamlora_io.h)
 suite = $(1:test/unit/%.c=$(O)/test/%)
 
 $(call suite,$(SRC_SUITES)): $(SRC_A) $(IO_A)

@@ -3,11 +3,11 @@
  * differ by their seed alone. Only finished runs count, and where groups share seeds the
  * difference is taken seed by seed, which leaves out what the seed alone does.
  */
-#include "program.h"
+#include "base/program.h"
 
-#include "run_group.h"
-#include "run_read.h"
-#include "table.h"
+#include "view/run_group.h"
+#include "view/run_read.h"
+#include "view/table.h"
 
 #include <inttypes.h>
 #include <limits.h>

@@ -3,11 +3,11 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "data.h"
-#include "evaluate.h"
-#include "keep_ranks.h"
+#include "text/data.h"
+#include "train/evaluate.h"
+#include "adapters/keep_ranks.h"
 #include "open.h"
-#include "program.h"
+#include "base/program.h"
 
 /* `kept` is NULL without --keep-ranks. */
 static void report(const struct evaluation *e, const struct kept *kept, int json)

@@ -4,15 +4,15 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "export.h"
+#include "adapters/export.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "adapters.h"
-#include "program.h"
+#include "adapters/adapters.h"
+#include "base/program.h"
 
 /* ===== Formats ============================================================ */
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "open.h"
-#include "program.h"
+#include "base/program.h"
 
 struct candidate {
     float   p;

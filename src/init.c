@@ -14,11 +14,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "file.h"
-#include "llama_file.h"
-#include "memory.h"
-#include "parameters.h"
-#include "program.h"
+#include "base/file.h"
+#include "model/llama_file.h"
+#include "base/memory.h"
+#include "model/parameters.h"
+#include "base/program.h"
 
 static const char usage[] =
     "beamlora init --config FILE.json --out DIR [--seed N]\n"

@@ -3,9 +3,9 @@
  * last line in ranks.jsonl; the norm of a whole module needs the adapter, which a run
  * has at its end only.
  */
-#include "inspect.h"
+#include "view/inspect.h"
 
-#include "program.h"
+#include "base/program.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* Entry of the program: picks the subcommand and sees to it that lost output is told. */
 #include "beamlora.h"
-#include "program.h"
+#include "base/program.h"
 
 #include <errno.h>
 #include <stdio.h>

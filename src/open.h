@@ -2,9 +2,9 @@
 #ifndef BEAMLORA_SRC_OPEN_H
 #define BEAMLORA_SRC_OPEN_H
 
-#include "adapters.h"
-#include "llama.h"
-#include "tokenizer.h"
+#include "adapters/adapters.h"
+#include "model/llama.h"
+#include "text/tokenizer.h"
 
 struct opened {
     struct llama                *model;

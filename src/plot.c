@@ -1,8 +1,8 @@
 /* `beamlora plot`: which pictures, of what, to where. */
-#include "plot.h"
+#include "view/plot.h"
 
-#include "gnuplot.h"
-#include "program.h"
+#include "view/gnuplot.h"
+#include "base/program.h"
 
 #include <errno.h>
 #include <limits.h>

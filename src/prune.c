@@ -4,7 +4,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "prune.h"
+#include "view/prune.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,13 +13,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "data.h"
-#include "file.h"
-#include "gnuplot.h"
+#include "text/data.h"
+#include "base/file.h"
+#include "view/gnuplot.h"
 #include "open.h"
-#include "program.h"
-#include "progress.h"
-#include "run_read.h"
+#include "base/program.h"
+#include "train/progress.h"
+#include "view/run_read.h"
 
 #define SHARES 10    /* where nothing is said                              */
 #define ALL_RANKS 16 /* but modules of so many at most are gone through    */

@@ -5,7 +5,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "train.h"
+#include "train/train.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "beamlora_io.h"
-#include "checkpoint.h"
+#include "train/checkpoint.h"
 #include "fuzz_models.h"
 
 enum { DATA = 0x1234 };

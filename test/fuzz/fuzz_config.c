@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "beamlora.h"
-#include "llama_file.h"
+#include "model/llama_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

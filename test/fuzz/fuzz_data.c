@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data.h"
-#include "llama.h"
-#include "tokenizer.h"
+#include "text/data.h"
+#include "model/llama.h"
+#include "text/tokenizer.h"
 
 enum { VOCAB = 300, CONTEXT = 6, BATCH = 2 };
 

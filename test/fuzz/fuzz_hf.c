@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-#include "llama_file.h"
+#include "model/llama_file.h"
 
 static void write_safetensors(const char *name, struct fuzz_input part)
 {

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "llama.h"
+#include "model/llama.h"
 
 /* A llama2.c file of the seven numbers, with `more` bytes too many or too few where that
  * is not 0, all of its floats alike. Nothing if it would be large. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "adapter_norms.h"
+#include "adapters/adapter_norms.h"
 #include "beamlora_io.h"
 
 /* The program's reader makes the group. */

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "program.h"
-#include "run_group.h"
-#include "run_read.h"
-#include "start.h"
+#include "base/program.h"
+#include "view/run_group.h"
+#include "view/run_read.h"
+#include "train/start.h"
 
 /* The program's, which is in main.c: what it tells is looked at. */
 int complain(const char *format, ...)

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "llama.h"
-#include "tokenizer.h"
+#include "model/llama.h"
+#include "text/tokenizer.h"
 
 enum { VOCAB_MOST = 1 << 12 };
 

@@ -2,7 +2,7 @@
  * ranks added, and flags that contradict it refused with both values. */
 #define _POSIX_C_SOURCE 200809L
 
-#include "adapters.h"
+#include "adapters/adapters.h"
 #include "tiny_hf.h"
 
 enum { RANK = 3 };

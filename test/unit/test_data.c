@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data.h"
-#include "llama.h"
+#include "text/data.h"
+#include "model/llama.h"
 
 static char directory[] = "/tmp/test_data.XXXXXX";
 static char path[256], error[512];

@@ -3,8 +3,8 @@
 
 #include <unistd.h>
 
-#include "evaluate.h"
-#include "llama.h"
+#include "train/evaluate.h"
+#include "model/llama.h"
 #include "open.h"
 
 enum { DIM = 16, HIDDEN = 24, HEADS = 4, KV = 2, VOCAB = 258, LAYERS = 2, EXAMPLES = 24 };

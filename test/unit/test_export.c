@@ -2,9 +2,9 @@
  * own type and under the base's own names; rounding to 16 bits. */
 #include "tiny_hf.h"
 
-#include "adapters.h"
-#include "export.h"
-#include "round.h"
+#include "adapters/adapters.h"
+#include "adapters/export.h"
+#include "model/round.h"
 
 /* A model of the folder with random adapters on all projections. */
 static struct export make_job(const char *out, int32_t dtype)

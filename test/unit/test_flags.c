@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <unistd.h>
 
-#include "program.h"
+#include "base/program.h"
 
 /* The program's own prints; here the line is kept. */
 static char message[MESSAGE_SIZE];

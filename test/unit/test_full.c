@@ -7,8 +7,8 @@
 
 #include <float.h>
 
-#include "full.h"
-#include "parameters.h"
+#include "train/full.h"
+#include "model/parameters.h"
 
 static char error[512];
 

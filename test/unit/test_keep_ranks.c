@@ -2,8 +2,8 @@
 #include "check_main.h"
 #include "run_folder.h"
 
-#include "keep_ranks.h"
-#include "llama.h"
+#include "adapters/keep_ranks.h"
+#include "model/llama.h"
 
 enum { IN = 3, OUT = 2 };
 

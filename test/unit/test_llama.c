@@ -6,9 +6,9 @@
 
 #include <unistd.h>
 
-#include "evaluate.h"
-#include "llama.h"
-#include "tokenizer.h"
+#include "train/evaluate.h"
+#include "model/llama.h"
+#include "text/tokenizer.h"
 
 static char error[512];
 

@@ -7,8 +7,8 @@
 
 #include "tiny_hf.h"
 
-#include "adapters.h"
-#include "llama.h"
+#include "adapters/adapters.h"
+#include "model/llama.h"
 
 /* ===== Comparing ========================================================== */
 

@@ -6,8 +6,8 @@
 
 #include "tiny_hf.h"
 
-#include "llama.h"
-#include "llama_file.h"
+#include "model/llama.h"
+#include "model/llama_file.h"
 
 /* ===== config.json ======================================================== */
 

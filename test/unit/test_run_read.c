@@ -4,7 +4,7 @@
 
 #include "check_main.h"
 #include "run_folder.h"
-#include "run_read.h"
+#include "view/run_read.h"
 
 #define MODULES                                                                          \
     "{\"modules\":[{\"name\":\"model.layers.0.a_proj\",\"in\":4,\"out\":6,\"rank\":2},"  \

@@ -1,7 +1,7 @@
 /* How batches are made of streams and examples. */
 #include "check_main.h"
 
-#include "data.h"
+#include "text/data.h"
 
 /* ===== Windows ============================================================ */
 

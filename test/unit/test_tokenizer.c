@@ -6,8 +6,8 @@
 
 #include <unistd.h>
 
-#include "llama.h"
-#include "tokenizer.h"
+#include "model/llama.h"
+#include "text/tokenizer.h"
 
 static char error[512];
 

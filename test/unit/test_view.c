@@ -4,10 +4,10 @@
 
 #include "beamlora_io.h"
 #include "check_main.h"
-#include "gnuplot.h"
-#include "program.h"
+#include "view/gnuplot.h"
+#include "base/program.h"
 #include "run_folder.h"
-#include "table.h"
+#include "view/table.h"
 
 #include <jansson.h>
 #include <stdarg.h>

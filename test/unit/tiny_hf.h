@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "beamlora_io.h"
-#include "llama.h"
+#include "model/llama.h"
 
 static char error[512];
 

@@ -1,0 +1,288 @@
+/*
+ * A run's adapters from its checkpoint: a group of the same shapes without an optimizer is
+ * made and given the arrays that such a group has, scores, temperature and removed ranks
+ * among them; its settings stay its own. All of them are checked by bl_group_set_state.
+ */
+#define _POSIX_C_SOURCE 200809L /* strdup */
+
+#include "adapters/restore.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "adapters/adapters.h"
+#include "beamlora_io.h"
+#include "train/checkpoint.h"
+#include "base/file.h"
+#include "model/llama_file.h"
+
+#define ADAPTER_CONFIG "adapter_config.json"
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
+
+/* The object in a file of the directory; NULL: line in error. */
+static json_t *read_object(const char *directory, const char *name, char *error,
+                           size_t size)
+{
+    char   *path = file_join(directory, name, error, size);
+    json_t *root = path != NULL ? llama_read_json(path, error, size) : NULL;
+
+    free(path);
+    return root;
+}
+
+/* ===== The base =========================================================== */
+
+/* Names as they were given, and a path that is good from here: `base` is where relative
+ * ones start, NULL for here. */
+static int find_model(struct restored *out, const char *given, const char *recorded,
+                      const char *base, const char *directory, char *error, size_t size)
+{
+    const char *name = given != NULL ? given : recorded;
+
+    if (name == NULL) {
+        snprintf(error, size, "%s: does not say which model it is for: give --model",
+                 directory);
+        return -1;
+    }
+    out->base_name = strdup(name);
+    out->model_path =
+        given == NULL && base != NULL ? file_join(base, name, error, size) : strdup(name);
+    if (out->base_name == NULL || out->model_path == NULL) {
+        snprintf(error, size, "%s: out of memory", directory);
+        return -1;
+    }
+    if (given == NULL && access(out->model_path, F_OK) != 0) {
+        snprintf(error, size, "%s: its model %s is not there: give --model", directory,
+                 out->model_path);
+        return -1;
+    }
+    return llama_load(&out->model, out->model_path, error, size);
+}
+
+/* ===== A run ============================================================== */
+
+static int find_tensor(const bl_safetensors *file, const char *name, bl_tensor_info *info)
+{
+    int64_t index = bl_safetensors_find(file, name);
+
+    return index < 0 ? -1 : bl_safetensors_get_tensor(file, index, info);
+}
+
+/* The settings that shapes and scales depend on. */
+static int read_options(bl_options *options, const json_t *settings,
+                        const bl_safetensors *file, const char *path, char *error,
+                        size_t size)
+{
+    static const struct {
+        const char *name;
+        int32_t     method, dora;
+    } kinds[] = {
+        { "lora", BL_METHOD_LORA, 0 },         { "rslora", BL_METHOD_LORA, 0 },
+        { "dora", BL_METHOD_LORA, 1 },         { "adalora", BL_METHOD_ADALORA, 0 },
+        { "beamlora", BL_METHOD_BEAMLORA, 0 }, { "beamlora+dora", BL_METHOD_BEAMLORA, 1 }
+    };
+
+    const char    *method = text_of(settings, "method");
+    json_int_t     rank = json_integer_value(json_object_get(settings, "rank"));
+    bl_tensor_info info;
+    double         c = 0;
+    int            found = -1, kind = -1;
+
+    bl_options_init(options, sizeof *options);
+    options->optimizer = BL_OPTIMIZER_HOST;
+    options->reallocation = 0;
+    for (size_t i = 0; method != NULL && i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(method, kinds[i].name) == 0) {
+            kind = (int) i;
+        }
+    }
+    if (kind < 0) {
+        snprintf(error, size,
+                 "%s: is of a run with --method %s, which has no adapter to "
+                 "export",
+                 path, method != NULL ? method : "?");
+        return -1;
+    }
+    options->method = kinds[kind].method;
+    options->total_steps = 1; /* AdaLoRA wants some: it will not train */
+    options->dora = kinds[kind].dora;
+    options->rank = rank;
+    /* c is the same in all modules. */
+    for (int64_t i = 0; found != 0 && i < bl_safetensors_get_count(file); i++) {
+        size_t length;
+
+        bl_safetensors_get_tensor(file, i, &info);
+        length = strlen(info.name);
+        if (length > 2 && strcmp(info.name + length - 2, ".c") == 0 &&
+            info.elements == 1 && info.dtype == BL_F64) {
+            found = bl_safetensors_copy(file, i, BL_F64, &c, 1);
+        }
+    }
+    if (found != 0 || rank < 1) {
+        snprintf(error, size, "%s: says nothing of rank and scale of its adapters", path);
+        return -1;
+    }
+    options->alpha =
+        c * ((double) rank + (options->method == BL_METHOD_ADALORA ? 1e-5 : 0));
+    return 0;
+}
+
+/* The file's array of this name; 0: there is none of that shape and type. */
+static int take_array(bl_array *array, const bl_safetensors *file)
+{
+    bl_tensor_info info;
+
+    if (find_tensor(file, array->name, &info) != 0 || info.dims != array->dims ||
+        info.shape[0] != array->shape[0] ||
+        (info.dims == 2 && info.shape[1] != array->shape[1]) ||
+        info.dtype != array->dtype) {
+        return 0;
+    }
+    array->data = info.data;
+    return 1;
+}
+
+/* What only goes on with the training; the new group's own will do. */
+static int stays(const char *name)
+{
+    static const char *const own[] = { "group.seed", "group.settings",
+                                       "group.history_steps", "group.snapshots",
+                                       "group.frozen" };
+    size_t                   length = strlen(name);
+
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        if (strcmp(name, own[i]) == 0) {
+            return 1;
+        }
+    }
+    return length > 2 &&
+           strcmp(name + length - 2, ".c") == 0; /* equal but for rounding */
+}
+
+static int fill_group(bl_group *group, const bl_safetensors *file, const char *path,
+                      char *error, size_t size)
+{
+    int64_t   count = bl_group_get_state_count(group);
+    bl_array *arrays = calloc((size_t) count, sizeof *arrays);
+    int       result = arrays != NULL ? 0 : -1;
+
+    if (arrays == NULL) {
+        snprintf(error, size, "%s: out of memory", path);
+    }
+    for (int64_t i = 0; result == 0 && i < count; i++) {
+        result = bl_group_get_state(group, i, &arrays[i]);
+        if (!stays(arrays[i].name) && !take_array(&arrays[i], file)) {
+            snprintf(error, size,
+                     "%s: has no %.200s of the shape that run.json and the model ask for",
+                     path, arrays[i].name);
+            result = -1;
+        }
+    }
+    if (result == 0 && bl_group_set_state(group, arrays, count) != 0) {
+        snprintf(error, size, "%s: %s", path, bl_last_error());
+        result = -1;
+    }
+    free(arrays);
+    return result;
+}
+
+static int load_checkpoint(struct restored *out, const json_t *settings,
+                           const bl_safetensors *file, const char *path, char *error,
+                           size_t size)
+{
+    const char *format = bl_safetensors_get_metadata(file, "format");
+    const char *version = bl_safetensors_get_metadata(file, "version");
+    bl_options  options;
+
+    if (format == NULL || strcmp(format, CHECKPOINT_FORMAT) != 0 || version == NULL ||
+        strcmp(version, CHECKPOINT_VERSION) != 0) {
+        snprintf(error, size, "%s: is no checkpoint of this version of beamlora", path);
+        return -1;
+    }
+    if (read_options(&options, settings, file, path, error, size) != 0 ||
+        adapters_create(&out->adapters, out->model, text_of(settings, "targets"),
+                        &options, error, size) != 0) {
+        return -1;
+    }
+    return fill_group(out->adapters.group, file, path, error, size);
+}
+
+static int restore_run(struct restored *out, const char *directory, const char *model,
+                       char *error, size_t size)
+{
+    json_t         *root = read_object(directory, FOLDER_RUN, error, size);
+    json_t         *settings = json_object_get(root, "settings");
+    char           *path = file_join(directory, FOLDER_CHECKPOINT, error, size);
+    bl_safetensors *file = NULL;
+    int             result = -1;
+
+    if (root != NULL && path != NULL &&
+        find_model(out, model, text_of(settings, "model"), text_of(root, "directory"),
+                   directory, error, size) == 0) {
+        if (bl_safetensors_open(&file, path) != 0) {
+            snprintf(error, size, "%s", bl_io_last_error());
+        } else {
+            result = load_checkpoint(out, settings, file, path, error, size);
+        }
+    }
+    bl_safetensors_close(file);
+    free(path);
+    json_decref(root);
+    return result;
+}
+
+/* ===== An adapter ========================================================= */
+
+static int restore_adapter(struct restored *out, const char *directory, const char *model,
+                           char *error, size_t size)
+{
+    const struct adapter_source source = { .path = directory };
+
+    json_t *root = read_object(directory, ADAPTER_CONFIG, error, size);
+    int     result = -1;
+
+    if (root != NULL && find_model(out, model, text_of(root, "base_model_name_or_path"),
+                                   NULL, directory, error, size) == 0) {
+        result = adapters_load(&out->adapters, out->model, &source, error, size);
+    }
+    json_decref(root);
+    return result;
+}
+
+int restore(struct restored *out, const char *directory, const char *model, char *error,
+            size_t size)
+{
+    int result = -1;
+
+    memset(out, 0, sizeof *out);
+    /* A run's adapter files are of its end; the checkpoint is never older. */
+    if (file_exists(directory, FOLDER_RUN)) {
+        result = restore_run(out, directory, model, error, size);
+    } else if (file_exists(directory, ADAPTER_CONFIG)) {
+        result = restore_adapter(out, directory, model, error, size);
+    } else {
+        snprintf(error, size,
+                 "%.300s: neither a run folder (" FOLDER_RUN ") nor an adapter "
+                 "(" ADAPTER_CONFIG ")",
+                 directory);
+    }
+    if (result != 0) {
+        restore_free(out);
+    }
+    return result;
+}
+
+void restore_free(struct restored *restored)
+{
+    adapters_free(&restored->adapters);
+    llama_free(restored->model);
+    free(restored->model_path);
+    free(restored->base_name);
+    memset(restored, 0, sizeof *restored);
+}
