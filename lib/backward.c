@@ -239,7 +239,7 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
             }
         } else {
             bl__score_backward(group->dtype, ds, tape->true_g, tape->dg, adapter->rank,
-                               group->options.temperature);
+                               adapter->mass, group->options.temperature);
         }
     }
     adapter->has_gradient = !adapter->frozen;

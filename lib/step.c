@@ -72,9 +72,9 @@ struct pass {
 };
 
 static void step_segment(bl_group *group, const struct bl__adamw *adamw, int64_t start,
-                         int64_t end)
+                         int64_t count)
 {
-    bl__adamw(group->dtype, adamw, end - start,
+    bl__adamw(group->dtype, adamw, count,
               bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, start),
               bl__at(group->dtype, group->buffers[BL_BUFFER_M].data, start),
               bl__at(group->dtype, group->buffers[BL_BUFFER_V].data, start),
@@ -86,10 +86,12 @@ static void step_adapter(void *context, int64_t i)
     const struct pass *const pass = context;
     const bl_adapter *const  adapter = &pass->group->adapters[i];
     if (!adapter->frozen) {
-        step_segment(pass->group, &pass->a, adapter->a, adapter->b);
-        step_segment(pass->group, &pass->b, adapter->b, adapter->s);
-        step_segment(pass->group, &pass->s, adapter->s, adapter->magnitude);
-        step_segment(pass->group, &pass->a, adapter->magnitude, adapter->end);
+        const int64_t scores = adapter->s == adapter->magnitude ? 0 : adapter->rank;
+        step_segment(pass->group, &pass->a, adapter->a, adapter->rank * adapter->in);
+        step_segment(pass->group, &pass->b, adapter->b, adapter->rank * adapter->out);
+        step_segment(pass->group, &pass->s, adapter->s, scores);
+        step_segment(pass->group, &pass->a, adapter->magnitude,
+                     adapter->end - adapter->magnitude);
     }
 }
 

@@ -67,7 +67,7 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
     const int64_t out = spec->out_features;
     const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
     const int64_t block = bl__block_rows(row_bytes, max_n);
-    const int64_t rank = spec->rank;
+    const int64_t rank = spec->capacity;
     const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
     struct layout l = { .block = block, .base_block = out };
     l.handle = bl__round_up(sizeof(bl_tape));
@@ -119,6 +119,7 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
     const bl_spec         spec = { .in_features = adapter->in,
                                    .out_features = adapter->out,
                                    .rank = adapter->rank,
+                                   .capacity = adapter->capacity,
                                    .base_rows = adapter->base_rows };
     const struct layout   l = lay_out(&group->options, &spec, max_n, keep);
     char                 *at = bl__alloc(&group->allocator, l.total);
