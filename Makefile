@@ -416,6 +416,14 @@ run-fuzzers: $(FUZZ:%=$(O)/fuzz/%)
 check-sentencepiece:
 	$(again) check-one T=tokenizer SENTENCEPIECE=1 BUILD=$(BUILD)/sentencepiece
 
+.PHONY: check-interop check-interop-files
+## check-interop: PEFT, transformers and llama.cpp with our files, from PyPI: large downloads
+check-interop: program shared
+	@$(RUN_ENV) $(SH) test/scripts/check-interop.sh all '$(BUILD)/interop' '$(PROGRAM)'
+## check-interop-files: the part of it that needs the packages safetensors and gguf alone
+check-interop-files: program shared
+	@$(RUN_ENV) $(SH) test/scripts/check-interop.sh files '$(BUILD)/interop' '$(PROGRAM)'
+
 .PHONY: check-suites
 ## check-suites: the suites alone
 check-suites: $(SUITES)

@@ -169,6 +169,13 @@ whole=$(number train_loss)
 run train $files --batch 2 --accumulate 3 --context 32 --steps 12 --method lora --json
 near "accumulated batches are one batch" "$(number train_loss)" "$whole" 1e-3
 
+# logits, of as many windows as there are
+ok "eval --dump-logits" eval $files_eval --context 32 --batch 5 --json \
+    --dump-logits "$work/logits"
+is "logits: rows of the vocabulary" \
+    grep -q -a '"logits":{"dtype":"F32","shape":\[160,256\]' "$work/logits"
+refused 1 'No such file' eval $files_eval --context 32 --dump-logits "$work/none/logits"
+
 ok "without --json" train $files --steps 36 --batch 2 --context 16 $evaluation
 is "results are on stdout" grep -q '^evaluation loss ' "$work/out"
 is "the last step is told" grep -q '^step 36/36 ' "$work/err"

@@ -105,7 +105,7 @@ static void hand_rows(const void *base, int64_t from, int64_t rows, int64_t in, 
     weight_rows(base, from, rows, in, out);
 }
 
-static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot)
+bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot)
 {
     const struct weight *weight =
         &model->layers[slot / LLAMA_PROJECTIONS].projection[slot % LLAMA_PROJECTIONS];
