@@ -395,7 +395,7 @@ typedef struct bl_spec {
     int64_t     in_features;  /* input features, 1..INT_MAX */
     int64_t     out_features; /* output features, 1..INT_MAX */
     int64_t     rank;         /* 0: options' rank */
-    int64_t     capacity;     /* 0: options' capacity, or rank where that is more */
+    int64_t     capacity;     /* 0: options' capacity, or its default for this rank */
     double      alpha;        /* 0: options' alpha */
     const char *name;     /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
     int32_t     frozen;   /* 1: passes gradients on to dx, has none itself */
@@ -536,8 +536,8 @@ BL_API int bl_adapter_get_view(bl_adapter *adapter, int32_t tensor, int32_t buff
 /**
  * The whole buffer of a group as one row [1, elements]: every adapter's A, B, s, mag in
  * order, each with room for capacity ranks and aligned to 64 bytes; ranks that are not
- * there, and the padding, are zero. One all-reduce on the gradients'
- * pointer is a data-parallel step. As bl_adapter_get_view otherwise.
+ * there, and the padding, are zero. One all-reduce on the gradients' pointer is a
+ * data-parallel step. As bl_adapter_get_view otherwise.
  */
 BL_API int bl_group_get_view(bl_group *group, int32_t buffer, bl_view *out);
 

@@ -359,7 +359,7 @@ static int64_t spec_capacity(const bl_spec *spec, const bl_options *o)
         return spec->capacity;
     }
     if (o->capacity != 0) {
-        return o->capacity > spec->rank ? o->capacity : spec->rank;
+        return o->capacity;
     }
     return moves_ranks(o) && spec->rank <= INT_MAX / 2 ? 2 * spec->rank : spec->rank;
 }

@@ -247,6 +247,24 @@ ok "merged" export "$work/ada" --format merged --out "$work/ada.merged"
 near "merged computes the same" "$(loss_of --model "$work/ada.merged")" "$want" 1e-5
 refused 1 'no scores' export "$work/ada" --format published --out "$work/ada.published"
 
+# ----- ranks that moved between modules -----
+
+ok "a run whose ranks moved" train $quick $evaluation --method beamlora-global --rank 4 \
+    --p-start 0.6 --out "$work/global"
+is "they differ" grep -q '"given up"' "$work/global/plans.jsonl"
+want=$(number eval_loss)
+for format in peft peft-compact published merged; do
+    ok "$format of it" export "$work/global" --format $format --out "$work/global.$format"
+done
+ok "gguf of it" export "$work/global" --format gguf --out "$work/global.gguf"
+same "peft of it is the run's adapter" "$work/global.peft/adapter_model.safetensors" \
+    "$work/global/adapter_model.safetensors"
+near "merged computes the same" "$(loss_of --model "$work/global.merged")" "$want" 1e-5
+for format in peft-compact published; do
+    near "$format too" "$(loss_of --model "$model" --adapter "$work/global.$format")" \
+        "$want" 1e-5
+done
+
 # ----- ranks of their own: a run that began with such an adapter -----
 
 ok "a run that begins with ranks that differ" train $quick $evaluation --method lora \

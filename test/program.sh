@@ -39,7 +39,7 @@ for value in nan inf -1 1e999 1,5 1e ' 1' ''; do
     refused 2 'lr' train $files --lr "$value"
 done
 refused 2 'seed' train $files --seed -1
-refused 2 'must be one of: lora, rslora, dora, adalora, beamlora, beamlora+dora, full' \
+refused 2 'must be one of: lora, rslora, dora, adalora, beamlora, beamlora+dora, beamlora-global' \
     train $files --method pissa
 refused 2 'must be one of: paper' train $files --preset tuned
 refused 2 'rank' train $files --rank 0
@@ -59,6 +59,9 @@ refused 1 'target_rank' train $quick --method adalora --rank 4 --target-rank 5
 refused 1 'sensitivity_beta' train $quick --method adalora --sensitivity-beta 0
 refused 2 'delta-t' train $quick --method adalora --delta-t 0
 refused 1 'p_start' train $quick --p-start 0
+refused 1 'capacity' train $quick --method beamlora-global --rank 4 --capacity 3
+refused 1 'budget' train $quick --method beamlora-global --budget 100
+refused 1 'contradicts' train $quick --method beamlora-global --scope joint
 refused 1 'reallocat' train $files --context 32 --steps 48 --period 48
 refused 1 'reallocat' train $files --context 32 --steps 48 --p-start 1 --p-end 1
 
@@ -99,6 +102,34 @@ learns adalora_dropout --method adalora --dropout 0.1 --orth-reg-weight 0 --alph
     --score-lr-ratio 2 --sensitivity-beta 0.7 --uncertainty-beta 0.6
 run train $quick --method adalora
 is "the budget is reported" grep -q '"kept_ranks":[1-9]' "$work/out"
+# budget_of RUN: what inspect says it is; moves_within RUN BUDGET CAPACITY: its table of ranks
+# over time keeps to both, no module is left without a rank, and ranks did move
+budget_of() {
+    "$program" inspect "$work/$1" | sed -n 's/^Budget: \([0-9]*\) parameters.*/\1/p'
+}
+moves_within() {
+    "$program" inspect "$work/$1" | awk -v budget="$2" -v most="$3" '
+        $1 == "step" && $NF == "parameters" { table = 1; next }
+        table && NF != 5 { table = 0 }
+        table { lines++; bad += $3 < 1 || $4 > most || $5 > budget || $5 <= 0
+                moved += lines > 1 && $2 $3 $4 != last; last = $2 $3 $4 }
+        END { exit !(lines > 1 && moved > 0 && bad == 0) }'
+}
+learns global --method beamlora-global --rank 4 --p-start 0.6
+budget=$(budget_of global)
+is "ranks move within the budget" moves_within global "$budget" 8
+ok "inspect --json of it" inspect "$work/global" --json
+ok "compare with it" compare "$work/global" "$work/lora"
+learns global_dora --method beamlora-global+dora --rank 4 --p-start 0.6 --capacity 5 \
+    --dropout 0.1 --expand fresh --importance contribution
+is "ranks move within its budget" moves_within global_dora "$(budget_of global_dora)" 5
+learns global_slack --method beamlora --scope global --rank 2 --capacity 6 \
+    --budget $((budget * 2)) --p-start 1
+is "more budget than ranks at first: they grow" moves_within global_slack \
+    $((budget * 2)) 6
+run train $quick --method beamlora-global
+is "the ranks are reported" grep -q '^ranks  *[0-9]* of [0-9]*, [0-9]* to [0-9]* in an adapter$' \
+    "$work/out"
 run train $quick --method lora --target-rank 2
 is "a budget has no effect with lora" grep -q 'target-rank has no effect' "$work/err"
 learns beamlora

@@ -82,9 +82,14 @@ static int read_options(bl_options *options, const json_t *settings, const char 
         const char *name;
         int32_t     method, dora;
     } kinds[] = {
-        { "lora", BL_METHOD_LORA, 0 },         { "rslora", BL_METHOD_LORA, 0 },
-        { "dora", BL_METHOD_LORA, 1 },         { "adalora", BL_METHOD_ADALORA, 0 },
-        { "beamlora", BL_METHOD_BEAMLORA, 0 }, { "beamlora+dora", BL_METHOD_BEAMLORA, 1 }
+        { "lora", BL_METHOD_LORA, 0 },
+        { "rslora", BL_METHOD_LORA, 0 },
+        { "dora", BL_METHOD_LORA, 1 },
+        { "adalora", BL_METHOD_ADALORA, 0 },
+        { "beamlora", BL_METHOD_BEAMLORA, 0 },
+        { "beamlora+dora", BL_METHOD_BEAMLORA, 1 },
+        { "beamlora-global", BL_METHOD_BEAMLORA, 0 },
+        { "beamlora-global+dora", BL_METHOD_BEAMLORA, 1 },
     };
 
     const char *method = text_of(settings, "method");
@@ -196,6 +201,8 @@ static int stays(const char *name)
     static const char *const own[] = { "group.seed", "group.settings",
                                        "group.history_steps", "group.snapshots",
                                        "group.frozen" };
+    /* its own rank is the same, without room for more; its c but for rounding */
+    static const char *const endings[] = { ".rank", ".c" };
     size_t                   length = strlen(name);
 
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
@@ -203,8 +210,14 @@ static int stays(const char *name)
             return 1;
         }
     }
-    return length > 2 &&
-           strcmp(name + length - 2, ".c") == 0; /* equal but for rounding */
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t ending = strlen(endings[i]);
+
+        if (length > ending && strcmp(name + length - ending, endings[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int fill_group(bl_group *group, const bl_safetensors *file, const char *path,
