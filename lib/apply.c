@@ -191,12 +191,15 @@ static void clear_score_moments(bl_group *group)
 static void copy_rank(const bl_adapter *adapter, void *buffer, int64_t to, int64_t from)
 {
     const int32_t dtype = adapter->group->dtype;
-    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_B; which++) {
+    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
         int64_t       ranks, cols;
         const int64_t offset = bl__tensor(adapter, which, &ranks, &cols);
-        memcpy(bl__at(dtype, buffer, offset + to * cols),
-               bl__at(dtype, buffer, offset + from * cols),
-               (size_t) cols * bl__dtype_bytes(dtype));
+        const int64_t width = which == BL_TENSOR_SCORES ? 1 : cols; /* of a rank */
+        if (offset >= 0) {
+            memcpy(bl__at(dtype, buffer, offset + to * width),
+                   bl__at(dtype, buffer, offset + from * width),
+                   (size_t) width * bl__dtype_bytes(dtype));
+        }
     }
 }
 
@@ -214,11 +217,6 @@ static void move_rank(bl_adapter *adapter, int64_t to, int64_t from)
                 copy_rank(adapter, bl__history_data(group, k, i), to, from);
             }
         }
-    }
-    if (adapter->s != adapter->magnitude) {
-        void *const s =
-            bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
-        bl__set(group->dtype, s, to, bl__get(group->dtype, s, from));
     }
     group->born[first + to] = group->born[first + from];
     group->removed[first + to] = group->removed[first + from];
