@@ -223,6 +223,19 @@ static void move_rank(bl_adapter *adapter, int64_t to, int64_t from)
     group->mask[first + to] = group->mask[first + from];
 }
 
+/* A new rank is in no snapshot: what is there was another's, and not in the state. */
+static void forget_past(const bl_adapter *adapter, int64_t rank)
+{
+    bl_group *const group = adapter->group;
+    for (int32_t k = 0; k < group->buffer_count; k++) {
+        for (int64_t i = 0; i < group->options.history_depth; i++) {
+            if (group->buffers[k].history != NULL) {
+                bl__adapter_clear(adapter, bl__history_data(group, k, i), rank, rank + 1);
+            }
+        }
+    }
+}
+
 /* Close the gaps of ranks that were given up, and count the new ones. */
 static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int64_t end)
 {
@@ -232,6 +245,7 @@ static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int6
         if (bl__plan_is_new(adapter, plan, row)) {
             group->removed[adapter->first_rank + plan->pruned[row]] = 0;
             group->mask[adapter->first_rank + plan->pruned[row]] = 1;
+            forget_past(adapter, plan->pruned[row]);
             rank++;
         } else if (plan->actions[row] == BL_ACTION_SHRINK) {
             if (plan->sources[row] >= 0) {
