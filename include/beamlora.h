@@ -410,18 +410,18 @@ typedef struct bl_spec {
 /** Bytes that a configuration takes; filled by bl_memory_query. Attached arrays come on
  *  top, with their part of the history. */
 typedef struct bl_memory {
-    size_t size; /* sizeof(bl_memory) as the caller knows it */
-    int64_t
-           elements; /* of a buffer, capacities and padding included; in bytes a multiple of 64: what a
-                         host that brings its own parameters or gradients allocates */
-    size_t parameters; /* bytes, of A, B, s, mag */
-    size_t gradients;
-    size_t moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
-    size_t averages;    /* AdaLoRA's sensitivity and uncertainty */
-    size_t history;     /* the whole ring */
-    size_t bookkeeping; /* handles, names, scratch */
-    size_t tapes;       /* one tape with keep = 1 and max_n = n for each adapter */
-    size_t total;
+    size_t  size;     /* sizeof(bl_memory) as the caller knows it */
+    int64_t elements; /* of a buffer, capacities and padding included; in bytes a multiple
+                         of 64: what a host that brings its own parameters or gradients
+                         allocates */
+    size_t  parameters; /* bytes, of A, B, s, mag */
+    size_t  gradients;
+    size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
+    size_t  averages;    /* AdaLoRA's sensitivity and uncertainty */
+    size_t  history;     /* the whole ring */
+    size_t  bookkeeping; /* handles, names, scratch */
+    size_t  tapes;       /* one tape with keep = 1 and max_n = n for each adapter */
+    size_t  total;
 } bl_memory;
 
 /**
@@ -474,9 +474,9 @@ BL_API int64_t     bl_adapter_get_capacity(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_kept(const bl_adapter *adapter); /* not pruned, of r */
 BL_API double      bl_adapter_get_scaling(const bl_adapter *adapter); /* c */
 
-/** The sum of all g: r, unless r changed with BL_TRANSFER_PRESERVE. A change of r alone
- *  would change every g = r softmax(s / tau); so g = mass softmax(s / tau), and mass moves
- *  such that ranks that neither go nor come keep their g. Since 0.1. */
+/** The sum of all g: r, unless ranks went or came with BL_TRANSFER_PRESERVE. A change of r
+ *  alone would change every g = r softmax(s / tau); so g = mass softmax(s / tau), and mass
+ *  moves such that ranks that neither go nor come keep their g. Since 0.1. */
 BL_API double bl_adapter_get_mass(const bl_adapter *adapter);
 
 BL_API const char *bl_adapter_get_name(const bl_adapter *adapter);
@@ -522,9 +522,10 @@ enum bl_buffer {
 
 /**
  * Look at, or write, a tensor in a buffer. The memory stays where it is for the
- * group's life; how many rows of it count is r, which a reallocation may change. Asking for gradients first makes those zero that no backward has
- * reached since the last step, so ask each time before reading them. After writing
- * parameters call bl_group_touch, or bl_group_tick if the write was an optimizer step.
+ * group's life; how many rows of it count is r, which a reallocation may change. Asking
+ * for gradients first makes those zero that no backward has reached since the last step,
+ * so ask each time before reading them. After writing parameters call bl_group_touch, or
+ * bl_group_tick if the write was an optimizer step.
  *
  *   tensor   bl_tensor      buffer   bl_buffer      out   written
  *
@@ -741,8 +742,8 @@ BL_API int bl_group_plan(const bl_group *group, bl_plan *plan);
  * it leaves alone. BL_E_STATE with AdaLoRA.
  *
  * Where a module's rank changes, views of it have other rows from now on. How much its
- * output may change is in docs/global.md; it does not by BL_ACTION_CURRENT and
- * BL_ACTION_FRESH with BL_TRANSFER_PRESERVE. Since 0.1.
+ * output may change is in docs/global.md; new ranks by BL_ACTION_CURRENT and
+ * BL_ACTION_FRESH with BL_TRANSFER_PRESERVE leave it as it was. Since 0.1.
  */
 BL_API int bl_group_apply(bl_group *group, const bl_plan *plan);
 
@@ -842,10 +843,10 @@ BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
  * the rows of the present ranks, which are part of the state. Gradients are not: save
  * between steps.
  *
- * What must be equal on resume: specs (names, shapes, capacities, c; also W0, which is not looked
- * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule,
- * selection, expansion, history and AdaLoRA. What may differ: lr, beta1, beta2, epsilon,
- * weight_decay, the lr ratios, parallel_for, the allocator.
+ * What must be equal on resume: specs (names, shapes, capacities, c; also W0, which is
+ * not looked at), dtypes, method, dora, dropout, seed, optimizer and all settings of
+ * schedule, budget, selection, expansion, history and AdaLoRA. What may differ: ranks, lr,
+ * beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the allocator.
  */
 
 /** Number of arrays. */

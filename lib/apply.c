@@ -3,6 +3,7 @@
  * (docs/method.md, "One reallocation", steps 5 to 7), then closes the gaps where ranks were
  * given up. Touches only what moves.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -137,9 +138,9 @@ static double score_before(const bl_adapter *adapter, const double *old, int64_t
     }
     double sum = 0;
     for (int64_t i = 0; i < adapter->rank; i++) {
-        sum += old[i];
+        sum += adapter->group->removed[adapter->first_rank + i] ? 0 : old[i];
     }
-    return sum / (double) adapter->rank;
+    return sum / (double) bl_adapter_get_kept(adapter);
 }
 
 static void share_scores(bl_adapter *adapter, const bl_plan *plan, int64_t first,
@@ -191,12 +192,15 @@ static void clear_score_moments(bl_group *group)
 static void copy_rank(const bl_adapter *adapter, void *buffer, int64_t to, int64_t from)
 {
     const int32_t dtype = adapter->group->dtype;
-    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_B; which++) {
+    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
         int64_t       ranks, cols;
         const int64_t offset = bl__tensor(adapter, which, &ranks, &cols);
-        memcpy(bl__at(dtype, buffer, offset + to * cols),
-               bl__at(dtype, buffer, offset + from * cols),
-               (size_t) cols * bl__dtype_bytes(dtype));
+        const int64_t width = which == BL_TENSOR_SCORES ? 1 : cols; /* of a rank */
+        if (offset >= 0) {
+            memcpy(bl__at(dtype, buffer, offset + to * width),
+                   bl__at(dtype, buffer, offset + from * width),
+                   (size_t) width * bl__dtype_bytes(dtype));
+        }
     }
 }
 
@@ -215,14 +219,22 @@ static void move_rank(bl_adapter *adapter, int64_t to, int64_t from)
             }
         }
     }
-    if (adapter->s != adapter->magnitude) {
-        void *const s =
-            bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
-        bl__set(group->dtype, s, to, bl__get(group->dtype, s, from));
-    }
     group->born[first + to] = group->born[first + from];
     group->removed[first + to] = group->removed[first + from];
     group->mask[first + to] = group->mask[first + from];
+}
+
+/* A new rank is in no snapshot: what is there was another's, and not in the state. */
+static void forget_past(const bl_adapter *adapter, int64_t rank)
+{
+    bl_group *const group = adapter->group;
+    for (int32_t k = 0; k < group->buffer_count; k++) {
+        for (int64_t i = 0; i < group->options.history_depth; i++) {
+            if (group->buffers[k].history != NULL) {
+                bl__adapter_clear(adapter, bl__history_data(group, k, i), rank, rank + 1);
+            }
+        }
+    }
 }
 
 /* Close the gaps of ranks that were given up, and count the new ones. */
@@ -234,6 +246,7 @@ static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int6
         if (bl__plan_is_new(adapter, plan, row)) {
             group->removed[adapter->first_rank + plan->pruned[row]] = 0;
             group->mask[adapter->first_rank + plan->pruned[row]] = 1;
+            forget_past(adapter, plan->pruned[row]);
             rank++;
         } else if (plan->actions[row] == BL_ACTION_SHRINK) {
             if (plan->sources[row] >= 0) {
@@ -252,6 +265,18 @@ static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int6
 
 /* ----- the whole ----- */
 
+static double highest_score(const bl_adapter *adapter)
+{
+    const double *const s = read_scores(adapter);
+    double              most = -INFINITY;
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        if (!adapter->group->removed[adapter->first_rank + i]) {
+            most = fmax(most, s[i]);
+        }
+    }
+    return most;
+}
+
 /* Sum of exp((s - most) / tau) over the module's ranks. */
 static double weigh(const bl_adapter *adapter, double most)
 {
@@ -266,24 +291,41 @@ static double weigh(const bl_adapter *adapter, double most)
     return sum;
 }
 
+static void mark_rows(const bl_adapter *adapter, const bl_plan *plan, int64_t first,
+                      int64_t end)
+{
+    bl_group *const group = adapter->group;
+    for (int64_t row = first; row < end; row++) {
+        const int64_t rank = adapter->first_rank + plan->pruned[row];
+        const int32_t action = plan->actions[row];
+        if (action == BL_ACTION_PRUNE) {
+            group->removed[rank] = 1;
+        } else if (action != BL_ACTION_SKIP && action != BL_ACTION_SHRINK) {
+            group->born[rank] = group->t;
+        }
+    }
+}
+
 /* Scores, ranks, and the sum of g that goes with them. */
-static void change_scores(bl_adapter *adapter, const bl_plan *plan, int64_t first,
-                          int64_t end)
+static void change_ranks(bl_adapter *adapter, const bl_plan *plan, int64_t first,
+                         int64_t end)
 {
     const bl_options *const o = &adapter->group->options;
     const int64_t           rank = adapter->rank;
-    const double *const     s = read_scores(adapter);
-    double                  most = s[0];
-    for (int64_t i = 1; i < rank; i++) {
-        most = fmax(most, s[i]);
+    const int               scored = adapter->s != adapter->magnitude;
+    const double            most = scored ? highest_score(adapter) : 0;
+    const double            before = scored ? weigh(adapter, most) : 1;
+    if (scored) {
+        share_scores(adapter, plan, first, end);
     }
-    const double before = weigh(adapter, most);
-    share_scores(adapter, plan, first, end);
+    mark_rows(adapter, plan, first, end);
     resize(adapter, plan, first, end);
-    if (o->transfer == BL_TRANSFER_MEAN) {
+    if (!scored || o->transfer == BL_TRANSFER_MEAN) {
         adapter->mass = (double) adapter->rank;
     } else if (o->scope == BL_SCOPE_GLOBAL || adapter->rank != rank) {
-        adapter->mass *= weigh(adapter, most) / before;
+        const double mass = adapter->mass * weigh(adapter, most) / before;
+        /* above 0 also where all that had weight is gone; never NaN */
+        adapter->mass = isfinite(mass) ? fmax(mass, DBL_MIN) : adapter->mass;
     }
 }
 
@@ -303,20 +345,7 @@ static void apply_module(bl_adapter *adapter, const bl_plan *plan, int64_t first
             move_rows(&tensor, plan, first, end);
         }
     }
-    for (int64_t row = first; row < end; row++) {
-        const int64_t rank = adapter->first_rank + plan->pruned[row];
-        const int32_t action = plan->actions[row];
-        if (action == BL_ACTION_PRUNE) {
-            group->removed[rank] = 1;
-        } else if (action != BL_ACTION_SKIP && action != BL_ACTION_SHRINK) {
-            group->born[rank] = group->t;
-        }
-    }
-    if (adapter->s != adapter->magnitude) {
-        change_scores(adapter, plan, first, end);
-    } else {
-        resize(adapter, plan, first, end);
-    }
+    change_ranks(adapter, plan, first, end);
 }
 
 int bl_group_apply(bl_group *group, const bl_plan *plan)

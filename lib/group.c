@@ -21,8 +21,9 @@ struct sizes {
     bl_options options;                                /* resolved */
     int64_t    elements, ranks, largest_rank, scratch; /* by capacity */
     int64_t    present_ranks, largest_present, cost;   /* at creation */
-    size_t     bytes;                                  /* of an element */
-    int64_t    rows; /* of all W0 together, with DoRA; 0 without            */
+    int64_t    growth; /* the least that one more rank costs; 0: no room anywhere */
+    size_t     bytes;  /* of an element */
+    int64_t    rows;   /* of all W0 together, with DoRA; 0 without            */
     int64_t    length_rows, length_a, length_products, length_gram; /* of its scratch */
     int64_t    penalty_gram;                                        /* with AdaLoRA */
     size_t     bookkeeping, buffer, history;
@@ -203,12 +204,18 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
         sizes->scratch = larger(sizes->scratch, spec.capacity * wide);
         sizes->present_ranks += spec.rank;
         sizes->largest_present = larger(sizes->largest_present, spec.rank);
-        sizes->cost += spec.rank * (spec.in_features + spec.out_features + 1);
+        const int64_t rank_cost = spec.in_features + spec.out_features + 1;
+        sizes->cost += spec.rank * rank_cost;
+        if (spec.capacity > spec.rank &&
+            (sizes->growth == 0 || rank_cost < sizes->growth)) {
+            sizes->growth = rank_cost;
+        }
         if (sizes->options.dora) {
             measure_dora(sizes, &spec);
         }
     }
-    rc = bl__options_resolve(&sizes->options, sizes->largest_present, sizes->cost);
+    rc = bl__options_resolve(&sizes->options, sizes->largest_present, sizes->cost,
+                             sizes->growth);
     if (rc != 0) {
         return rc;
     }

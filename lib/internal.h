@@ -90,9 +90,11 @@ struct bl_group {
 /* ----- options.c ----- */
 
 /* Copy the caller's options (NULL: defaults), check them and work out every (auto).
- * `largest_rank` bounds what a reallocation can do, `cost` is what all ranks take. */
+ * `largest_rank` bounds what a reallocation can do, `cost` is what all ranks take, `growth`
+ * the least that one more costs where there is room for it; 0: nowhere. */
 int bl__options_read(bl_options *out, const bl_options *opt);
-int bl__options_resolve(bl_options *options, int64_t largest_rank, int64_t cost);
+int bl__options_resolve(bl_options *options, int64_t largest_rank, int64_t cost,
+                        int64_t growth);
 /* Spec `index` of an array, with the options' values where it has none. */
 int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
                   const bl_options *options);

@@ -305,7 +305,7 @@ static int moves_ranks(const bl_options *o)
            o->scope == BL_SCOPE_GLOBAL;
 }
 
-int bl__options_resolve(bl_options *o, int64_t largest_rank, int64_t cost)
+int bl__options_resolve(bl_options *o, int64_t largest_rank, int64_t cost, int64_t growth)
 {
     if (moves_ranks(o) && o->budget == 0) {
         o->budget = cost;
@@ -348,7 +348,9 @@ int bl__options_resolve(bl_options *o, int64_t largest_rank, int64_t cost)
     if (o->history_age == -1) {
         o->history_age = o->period / 2 - 1 < 0 ? 0 : o->period / 2 - 1;
     }
-    return bl__schedule_check(o, largest_rank, moves_ranks(o) && o->budget > cost);
+    const int room = moves_ranks(o) && o->expand != BL_EXPAND_NONE && growth > 0 &&
+                     o->budget - cost >= growth;
+    return bl__schedule_check(o, largest_rank, room);
 }
 
 /* How many ranks a spec has room for; by default as many as it begins with, or where
