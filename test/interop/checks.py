@@ -19,7 +19,7 @@ CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "vocab_size": VOCAB, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+    "vocab_size": VOCAB, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0, "initializer_range": 0.2, "tie_word_embeddings": False,
     "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
 }

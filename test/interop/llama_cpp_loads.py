@@ -2,8 +2,7 @@
 
 The base is written by the gguf package, rows of q and k turned as llama.cpp's converter
 turns them. Needs llama-cpp-python, which PyPI has as source only: a compiler, cmake and some
-minutes. Logits agree to 1e-3: llama.cpp computes in float32 in an order of its own, and what
-the bare base differs by is shown first.
+minutes. Logits agree to 1e-4 in float32.
 """
 import os
 
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file
 from checks import (CONFIG, CONTEXT, VOCAB, beamlora, check, done, make_base, near, path,
                     read_ids, train, write_ids)
 
-MOST = 1e-3
+MOST = 1e-4
 
 
 def turned(weight, heads):
@@ -58,8 +57,9 @@ def write_model(folder, out):
 
 
 def their_logits(model, adapter=None):
-    llama = Llama(model_path=model, lora_path=adapter, logits_all=True, n_ctx=64,
-                  n_threads=1, verbose=False)
+    # keys and values in float32 too (type 0), not in its own float16
+    llama = Llama(model_path=model, lora_path=adapter, logits_all=True, n_ctx=256,
+                  n_threads=1, type_k=0, type_v=0, flash_attn=False, verbose=False)
     llama.eval(read_ids("eval.u16")[:CONTEXT])
     return numpy.array(llama.scores[:CONTEXT])
 
@@ -85,7 +85,7 @@ def main():
         run = train(base, "run " + name, "--method", name, "--rank", 4, *flags)
         ours = our_logits(base, "--adapter", run)
         check(f"{name}: it changes the logits", differ(ours, our_logits(base)) > 0.1)
-        for dtype, most in (("f32", MOST), ("f16", 2e-2), ("bf16", 1e-1)):
+        for dtype, most in (("f32", MOST), ("f16", 1e-2), ("bf16", 1e-1)):
             out = path(f"{name}.{dtype}.gguf")
             beamlora("export", run, "--format", "gguf", "--dtype", dtype, "--out", out)
             near(f"{name} in {dtype}: the adapter in llama.cpp",
