@@ -26,6 +26,7 @@ enum owner {
 void machine_begin(char **argv);
 /* Start so many threads, the calling one among them. */
 void   machine_start(int threads);
+int    machine_threads(void);
 double machine_now(void);
 /* Who has the cores from now on; what the other had there is asleep when it returns. */
 void    machine_own(enum owner owner);
@@ -118,6 +119,7 @@ struct layer {
     float  *x, *y, *dx, *dy;
     float  *a, *b, *s, *da, *db, *ds; /* the bare calls' own; b and db are [out, rank] */
     float  *h, *hg, *d;               /* [n, rank] */
+    float  *peak;                     /* of layer_peak */
     double *g;
     float   scaling;
 };
@@ -134,8 +136,9 @@ void layer_floor_backward(struct layer *layer);
 /* Multiplications and additions of one. */
 double layer_forward_flops(const struct layer *layer);
 double layer_backward_flops(const struct layer *layer);
-/* Peak of sgemm on all threads, in operations a second. */
-double layer_peak(void);
+/* A large square product on every thread, and its operations. */
+void   layer_peak(struct layer *layer);
+double layer_peak_flops(void);
 /* Read or update `count` floats, on all threads. */
 void memory_read(const float *from, int64_t count);
 void memory_update(float *to, int64_t count);

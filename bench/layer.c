@@ -10,6 +10,8 @@
 
 #include "bench.h"
 
+enum { PEAK = 640 }; /* side of the square matrices of the peak */
+
 struct layer *layer_create(int64_t n, int64_t in, int64_t out, int64_t rank)
 {
     struct layer *const l = machine_memory(sizeof *l);
@@ -29,14 +31,15 @@ struct layer *layer_create(int64_t n, int64_t in, int64_t out, int64_t rank)
     l->h = machine_noise(n * rank, 11, 1);
     l->hg = machine_noise(n * rank, 12, 1);
     l->d = machine_noise(n * rank, 13, 1);
+    l->peak = machine_noise((int64_t) machine_threads() * 3 * PEAK * PEAK, 14, 1);
     l->g = machine_memory((size_t) rank * sizeof *l->g);
     return l;
 }
 
 void layer_free(struct layer *l)
 {
-    void *const arrays[] = { l->x,  l->y,  l->dx, l->dy, l->a,  l->b, l->s,
-                             l->da, l->db, l->ds, l->h,  l->hg, l->d, l->g };
+    void *const arrays[] = { l->x,  l->y,  l->dx, l->dy, l->a, l->b, l->s,   l->da,
+                             l->db, l->ds, l->h,  l->hg, l->d, l->g, l->peak };
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         free(arrays[i]);
     }
@@ -229,22 +232,20 @@ double layer_backward_flops(const struct layer *l)
     return 2 * layer_forward_flops(l);
 }
 
-double layer_peak(void)
+/* On arrays of a thread's own */
+static void peak_part(void *context, int64_t part)
 {
-    enum { SIDE = 2048, TRIES = 5 };
-    float *const a = machine_noise(SIDE * SIDE, 1, 1);
-    float *const b = machine_noise(SIDE * SIDE, 2, 1);
-    float *const c = machine_noise(SIDE * SIDE, 3, 1);
-    double       least = HUGE_VAL;
-    machine_own(OWNER_BLAS);
-    for (int i = 0; i < TRIES; i++) {
-        const double start = machine_now();
-        multiply(CblasNoTrans, CblasNoTrans, SIDE, SIDE, SIDE, 1, a, SIDE, b, SIDE, 0, c,
-                 SIDE);
-        least = fmin(least, machine_now() - start);
-    }
-    free(a);
-    free(b);
-    free(c);
-    return 2.0 * SIDE * SIDE * SIDE / least;
+    float *const arrays = (float *) context + part * 3 * PEAK * PEAK;
+    multiply(CblasNoTrans, CblasNoTrans, PEAK, PEAK, PEAK, 1, arrays, PEAK,
+             arrays + PEAK * PEAK, PEAK, 0, arrays + 2 * PEAK * PEAK, PEAK);
+}
+
+void layer_peak(struct layer *l)
+{
+    machine_parallel_for(NULL, machine_threads(), peak_part, l->peak);
+}
+
+double layer_peak_flops(void)
+{
+    return 2.0 * PEAK * PEAK * PEAK * machine_threads();
 }

@@ -149,7 +149,7 @@ int main(int argc, char **argv)
                 { .name = "threads",
                   .type = FLAG_INTEGER,
                   .value = &threads,
-                  .help = "cores to use (all)",
+                  .help = "cores to use (all); with 1 the time is that of the CPU",
                   .low = 1,
                   .high = 64 },
                 { .name = "owner",
