@@ -129,6 +129,7 @@ TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/adalora_repl
 FUZZ_SHARED := fuzz fuzz_groups fuzz_models fuzz_training
 FUZZ_NAMES := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(filter-out \
     $(FUZZ_SHARED:%=test/fuzz/%.c),$(wildcard test/fuzz/fuzz_*.c))))
+BENCH_SRC := $(wildcard bench/*.c)
 EXAMPLE_SRC := $(wildcard examples/[0-9]*.c)
 EXAMPLE_PY := $(wildcard examples/*.py)
 GOLDEN := $(wildcard test/golden/*.safetensors)
@@ -156,6 +157,7 @@ SEEDS := $(O)/seeds/written
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 EXAMPLES := $(EXAMPLE_SRC:%.c=$(O)/%)
 WORD_PROBLEMS := $(O)/word_problems
+BENCH := $(O)/bench/bench
 
 static_objects = $(1:%.c=$(O)/obj/static/%.o)
 shared_objects = $(1:%.c=$(O)/obj/shared/%.o)
@@ -235,6 +237,9 @@ $(O)/obj/test/%.o: test/%.c $(FLAGS) $(PROBE)
 	$(call compile,$(TEST_WARNINGS) $(POSIX) -pthread -Iinclude -iquote lib -iquote lib/io \
 	    -iquote src -iquote test -iquote test/unit -iquote test/ref -iquote test/fuzz \
 	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(CHECK_CFLAGS)))
+$(O)/obj/bench/%.o: bench/%.c $(FLAGS) $(PROBE)
+	$(call compile,$(FAST) -march=native $(WARNINGS) $(POSIX) -pthread -Iinclude -iquote src \
+	    -iquote bench $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS)))
 $(O)/obj/examples/%.o: examples/%.c $(FLAGS)
 	$(call compile,$(WARNINGS) -pthread -Iinclude)
 
@@ -310,11 +315,15 @@ $(SEEDS): $(O)/test/fuzz_seeds test/scripts/fuzz-seeds.sh $(O)/test/tiny_model $
 # archives in the order of the layers, whatever order make has them in
 link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFLAGS) $(1) \
     $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(foreach a,$(HELPER_A) $(SRC_A) $(IO_A) $(LIB_A),\
-    $(filter $(a),$^)) $(CHECK_LIBS) $(ALL_LIBS)
+    $(filter $(a),$^)) $(CHECK_LIBS) $(ALL_LIBS) $(2)
 
 # Examples see what a user sees: the public headers and the shared libraries
 $(EXAMPLES): $(O)/examples/%: $(O)/obj/examples/%.o $(IO_SO) $(LIB_SO)
 	$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/..',-lm -pthread)
+
+# The library as the program has it; -ldl finds out which CBLAS it is
+$(BENCH): $(BENCH_SRC:%.c=$(O)/obj/%.o) $(SRC_A) $(IO_A) $(LIB_A)
+	$(call link_static,,-ldl)
 
 # the generator of the shipped model's data: libc only
 $(WORD_PROBLEMS): $(O)/obj/examples/word_problems/word_problems.o
@@ -391,6 +400,20 @@ check-program: $(TOOLS) $(PROGRAM) $(MAN)
 ## check-docs: code in README.md and docs/guide.md runs and is that of the examples
 check-docs: shared
 	@$(RUN_ENV) $(RUN) $(run_docs)
+
+# --- benchmarks ---------------------------------------------------------------------
+
+BENCH_FLAGS ?=
+.PHONY: bench bench-quick bench-compare
+## bench: measure the library, ten minutes; BENCH_FLAGS="--help=all" tells what can be chosen
+bench: $(BENCH)
+	@$(BENCH) all --out $(O)/bench $(BENCH_FLAGS)
+## bench-quick: a few shapes of each, under a minute
+bench-quick: $(BENCH)
+	@$(BENCH) all --quick --out $(O)/bench $(BENCH_FLAGS)
+## bench-compare: this tree's library against that of a commit, BASE=rev, paired
+bench-compare: $(BENCH) $(LIB_SO)
+	+@MAKE='$(MAKE)' BUILD='$(BUILD)' $(SH) bench/compare.sh '$(BASE)' $(BENCH_FLAGS)
 
 again = +@$(MAKE) --no-print-directory
 .PHONY: check-asan check-ubsan check-asan-ubsan check-tsan check-valgrind check-clang \
@@ -481,7 +504,7 @@ check-install: all
 ## check-scripts: the scripts with shellcheck, if there is one
 check-scripts:
 	@if command -v shellcheck >/dev/null; then \
-	    shellcheck $(wildcard test/scripts/*.sh man/*.sh examples/*/*.sh) setup.sh .ci/run && \
+	    shellcheck $(wildcard test/scripts/*.sh man/*.sh examples/*/*.sh bench/*.sh) setup.sh .ci/run && \
 	    shellcheck -S warning $(wildcard test/*.sh) && echo "scripts: ok"; \
 	else echo "scripts: no shellcheck, skipped"; fi
 

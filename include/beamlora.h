@@ -274,8 +274,9 @@ enum bl_preset {
     BL_PRESET_PAPER = 0,      /* the paper's text; the defaults */
     BL_PRESET_PUBLISHED = 1,  /* what its published code does */
     BL_PRESET_TIGHTENING = 2, /* paper with p from 1 to 0.95: careful first, bold later */
-    BL_PRESET_GLOBAL = 3      /* paper with BL_SCOPE_GLOBAL, BL_IMPORTANCE_NORM and
-                                 BL_TRANSFER_PRESERVE: ranks move between modules */
+    BL_PRESET_GLOBAL = 3      /* paper with BL_SCOPE_GLOBAL, BL_IMPORTANCE_NORM,
+                                 BL_TRANSFER_PRESERVE and a score_lr_ratio of 0.03: ranks
+                                 move between modules */
 };
 
 /**

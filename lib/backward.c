@@ -6,11 +6,12 @@
  *     dg = column sums of D * H       dA += (D * g)^T drop(X)
  *                                     dX += drop'((D * g) A)
  *
- * A block is done in three rounds, each of which can be cut without two parts writing
- * the same element: D by rows; dA and dB by columns; dX by rows. With DoRA a round by
- * columns comes first: dY is rescaled, and the magnitudes' gradient gathered (equations
- * 13 and 14).
+ * A block is done in two rounds, each of which can be cut without two parts writing the
+ * same element: D by rows; then dA and dB by columns and dX by rows, at once unless dropout
+ * wants the same scratch for both. With DoRA a round by columns comes first: dY is rescaled,
+ * and the magnitudes' gradient gathered (equations 13 and 14).
  */
+#include <math.h>
 #include <string.h>
 
 #include "internal.h"
@@ -19,7 +20,9 @@ struct pass {
     bl_adapter        *adapter;
     bl_tape           *tape;
     struct bl__dropout dropout;
-    int64_t            row, rows, row_parts, in_parts, out_parts; /* the block */
+    int                pieces;    /* see product.c */
+    int64_t            row, rows; /* the block */
+    int64_t            row_parts, in_parts, out_parts, column_parts;
     double             beta; /* 0: the first block since a step overwrites dA and dB */
     void              *dx;
     int64_t            lddx;
@@ -43,22 +46,30 @@ static void *gradients(const struct pass *pass, int64_t offset)
     return bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, offset);
 }
 
-/* D, and the block's drop(X) where dA will need it */
+/* D * g, H * g and a part of dg, and drop(X) where dA will need it */
 static void differentiate_rows(void *context, int64_t part)
 {
     const struct pass *const pass = context;
     const bl_adapter *const  adapter = pass->adapter;
+    const bl_tape *const     tape = pass->tape;
     const int32_t            dtype = adapter->group->dtype;
+    const int64_t            r = adapter->rank;
     const int64_t            from = bl__part_start(pass->rows, pass->row_parts, part);
     const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
-    bl__gemm(dtype, 0, 1, rows, adapter->rank, adapter->out, adapter->scaling,
-             bl__at_const(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
-             parameters(pass, adapter->b), adapter->out, 0,
-             bl__at(dtype, pass->tape->d, from * adapter->rank), adapter->rank);
+    void *const   d = bl__at(dtype, tape->d, from * r);
+    bl__project(dtype, pass->pieces, rows, r, adapter->out, adapter->scaling,
+                bl__at_const(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
+                parameters(pass, adapter->b), adapter->out, d);
+    if (!adapter->frozen) {
+        const void *const h = bl__at_const(dtype, tape->h, row * r);
+        bl__add_column_dots(dtype, tape->dg + (1 + part) * r, d, h, rows, r);
+        bl__scale_columns(dtype, bl__at(dtype, tape->hg, from * r), h, rows, r, tape->g);
+    }
+    bl__scale_columns(dtype, d, d, rows, r, tape->g);
     if (pass->dropout.q > 0 && !adapter->frozen) {
         bl__dropout(dtype, &pass->dropout, row, rows, adapter->in,
-                    bl__at(dtype, pass->tape->dropped, from * adapter->in), adapter->in,
+                    bl__at(dtype, tape->dropped, from * adapter->in), adapter->in,
                     bl__at_const(dtype, pass->x, row * pass->ldx), pass->ldx, 0);
     }
 }
@@ -74,9 +85,9 @@ static void gather_columns(void *context, int64_t part)
         const int64_t out = adapter->out;
         const int64_t from = bl__part_start(out, pass->out_parts, part);
         const int64_t cols = bl__part_start(out, pass->out_parts, part + 1) - from;
-        bl__gemm(dtype, 1, 0, r, cols, pass->rows, adapter->scaling, pass->tape->hg, r,
-                 bl__at_const(dtype, pass->grad, from), pass->ldgrad, pass->beta,
-                 gradients(pass, adapter->b + from), out);
+        bl__gather(dtype, pass->pieces, pass->rows, r, cols, adapter->scaling,
+                   pass->tape->hg, bl__at_const(dtype, pass->grad, from), pass->ldgrad,
+                   pass->beta, gradients(pass, adapter->b + from), out);
         return;
     }
     const int64_t in = adapter->in;
@@ -86,9 +97,9 @@ static void gather_columns(void *context, int64_t part)
     const int   dropout = pass->dropout.q > 0;
     const void *x = dropout ? bl__at_const(dtype, pass->tape->dropped, from)
                             : bl__at_const(dtype, pass->x, pass->row * pass->ldx + from);
-    bl__gemm(dtype, 1, 0, r, cols, pass->rows, 1, pass->tape->d, r, x,
-             dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from),
-             in);
+    bl__gather(dtype, pass->pieces, pass->rows, r, cols, 1, pass->tape->d, x,
+               dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from),
+               in);
 }
 
 static void pass_on_rows(void *context, int64_t part)
@@ -104,13 +115,38 @@ static void pass_on_rows(void *context, int64_t part)
     void *const       dx = bl__at(dtype, pass->dx, row * pass->lddx);
     if (pass->dropout.q > 0) {
         void *const dropped = bl__at(dtype, pass->tape->dropped, from * in);
-        bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
-                 parameters(pass, adapter->a), in, bl__is_dora(adapter) ? 1 : 0, dropped,
-                 in);
+        bl__spread(dtype, pass->pieces, rows, adapter->rank, in, 1, d,
+                   parameters(pass, adapter->a), in, bl__is_dora(adapter) ? 1 : 0,
+                   dropped, in);
         bl__dropout(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in, 1);
     } else {
-        bl__gemm(dtype, 0, 0, rows, in, adapter->rank, 1, d, adapter->rank,
-                 parameters(pass, adapter->a), in, 1, dx, pass->lddx);
+        bl__spread(dtype, pass->pieces, rows, adapter->rank, in, 1, d,
+                   parameters(pass, adapter->a), in, 1, dx, pass->lddx);
+    }
+}
+
+/* A panel of columns of dX, without dropout */
+static void pass_on_columns(const struct pass *pass, int64_t part)
+{
+    const bl_adapter *const adapter = pass->adapter;
+    const int32_t           dtype = adapter->group->dtype;
+    const int64_t           in = adapter->in;
+    const int64_t           from = bl__part_start(in, pass->in_parts, part);
+    const int64_t           cols = bl__part_start(in, pass->in_parts, part + 1) - from;
+    bl__spread(dtype, pass->pieces, pass->rows, adapter->rank, cols, 1, pass->tape->d,
+               parameters(pass, adapter->a + from), in, 1,
+               bl__at(dtype, pass->dx, pass->row * pass->lddx + from), pass->lddx);
+}
+
+static void gather_or_pass_on(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    if (part < pass->column_parts) {
+        gather_columns(context, part);
+    } else if (bl__cut_by_columns(pass->adapter)) {
+        pass_on_columns(pass, part - pass->column_parts);
+    } else {
+        pass_on_rows(context, part - pass->column_parts);
     }
 }
 
@@ -139,19 +175,41 @@ static void rescale_columns(void *context, int64_t part)
     }
 }
 
+/* Into parts of so many multiplications, each sum of theirs in its own order */
+static void cut_block(struct pass *pass)
+{
+    const bl_adapter *const adapter = pass->adapter;
+    const double            per_column = (double) pass->rows * (double) adapter->rank;
+    const double            out_work = per_column * (double) adapter->out;
+    const double            in_work = per_column * (double) adapter->in;
+    pass->row_parts = bl__row_parts(adapter, pass->rows, fmin(in_work, out_work));
+    pass->in_parts = bl__column_parts(adapter, adapter->in, in_work);
+    pass->out_parts = bl__column_parts(adapter, adapter->out, out_work);
+    pass->column_parts = adapter->frozen ? 0 : pass->out_parts + pass->in_parts;
+}
+
+static void sum_dots(const struct pass *pass)
+{
+    double *const sum = pass->tape->dg;
+    const int64_t r = pass->adapter->rank;
+    for (int64_t part = 1; part <= pass->row_parts; part++) {
+        for (int64_t i = 0; i < r; i++) {
+            sum[i] += sum[part * r + i];
+            sum[part * r + i] = 0;
+        }
+    }
+}
+
 static void backward_block(struct pass *pass)
 {
     bl_adapter *const     adapter = pass->adapter;
     const bl_group *const group = adapter->group;
     bl_tape *const        tape = pass->tape;
-    const int64_t         r = adapter->rank;
     const int64_t         rows = pass->rows;
-    const void *const     h = bl__at_const(group->dtype, tape->h, pass->row * r);
-    pass->row_parts = bl__parts(group, rows);
-    pass->in_parts = bl__parts(group, adapter->in);
-    pass->out_parts = bl__parts(group, adapter->out);
+    const int             dropout = pass->dropout.q > 0;
     /* with dropout the host's own product takes dY as it is: not rescaled in place */
-    const int unproject = bl__is_dora(adapter) && pass->dropout.q > 0;
+    const int unproject = bl__is_dora(adapter) && dropout;
+    cut_block(pass);
     pass->grad = unproject ? tape->rescaled
                            : bl__at(group->dtype, pass->dy, pass->row * pass->lddy);
     pass->ldgrad = unproject ? adapter->out : pass->lddy;
@@ -159,14 +217,15 @@ static void backward_block(struct pass *pass)
         bl__parallel_for(group, pass->out_parts, rescale_columns, pass);
     }
     bl__parallel_for(group, pass->row_parts, differentiate_rows, pass);
-    if (!adapter->frozen) {
-        bl__add_column_dots(group->dtype, tape->dg, tape->d, h, rows, r);
+    sum_dots(pass);
+    if (!dropout) {
+        const int64_t parts =
+            bl__cut_by_columns(adapter) ? pass->in_parts : pass->row_parts;
+        bl__parallel_for(group, pass->column_parts + (pass->dx == NULL ? 0 : parts),
+                         gather_or_pass_on, pass);
+        return;
     }
-    bl__scale_columns(group->dtype, tape->d, tape->d, rows, r, tape->g);
-    if (!adapter->frozen) {
-        bl__scale_columns(group->dtype, tape->hg, h, rows, r, tape->g);
-        bl__parallel_for(group, pass->out_parts + pass->in_parts, gather_columns, pass);
-    }
+    bl__parallel_for(group, pass->column_parts, gather_columns, pass);
     if (pass->dx != NULL) {
         if (unproject) {
             bl__subtract(group->dtype, tape->rescaled, adapter->out,
@@ -204,6 +263,7 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     struct pass pass = {
         .adapter = adapter,
         .tape = tape,
+        .pieces = bl__owns_cores(adapter->group),
         .dropout = bl__tape_dropout(adapter, tape->key),
         .beta = adapter->has_gradient ? 1 : 0,
         .dx = dx,
@@ -216,7 +276,8 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     if (n == 0) {
         return 0;
     }
-    memset(tape->dg, 0, (size_t) adapter->rank * sizeof *tape->dg);
+    memset(tape->dg, 0,
+           (size_t) (1 + BL__MOST_PARTS) * (size_t) adapter->rank * sizeof *tape->dg);
     for (; pass.row < n; pass.row += pass.rows) {
         pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
         backward_block(&pass);

@@ -35,6 +35,24 @@ size_t bl__dtype_bytes(int32_t dtype)
     }
 }
 
+/* c [1, n]: a row times a matrix, without what a product of matrices prepares first */
+static void multiply_row(int32_t dtype, int transpose_a, int transpose_b, int64_t n,
+                         int64_t k, double alpha, const void *a, int64_t lda,
+                         const void *b, int64_t ldb, double beta, void *c)
+{
+    const enum CBLAS_TRANSPOSE op = transpose_b ? CblasNoTrans : CblasTrans;
+    const int                  rows = (int) (transpose_b ? n : k);
+    const int                  cols = (int) (transpose_b ? k : n);
+    const int                  step = transpose_a ? (int) lda : 1;
+    if (dtype == BL_F32) {
+        cblas_sgemv(CblasRowMajor, op, rows, cols, (float) alpha, b, (int) ldb, a, step,
+                    (float) beta, c, 1);
+    } else {
+        cblas_dgemv(CblasRowMajor, op, rows, cols, alpha, b, (int) ldb, a, step, beta, c,
+                    1);
+    }
+}
+
 void bl__gemm(int32_t dtype, int transpose_a, int transpose_b, int64_t m, int64_t n,
               int64_t k, double alpha, const void *a, int64_t lda, const void *b,
               int64_t ldb, double beta, void *c, int64_t ldc)
@@ -44,6 +62,11 @@ void bl__gemm(int32_t dtype, int transpose_a, int transpose_b, int64_t m, int64_
     }
     assert(m <= INT_MAX && n <= INT_MAX && k >= 1 && k <= INT_MAX);
     assert(lda <= INT_MAX && ldb <= INT_MAX && ldc <= INT_MAX);
+    if (m == 1) {
+        multiply_row(dtype, transpose_a, transpose_b, n, k, alpha, a, lda, b, ldb, beta,
+                     c);
+        return;
+    }
     const enum CBLAS_TRANSPOSE op_a = transpose_a ? CblasTrans : CblasNoTrans;
     const enum CBLAS_TRANSPOSE op_b = transpose_b ? CblasTrans : CblasNoTrans;
     if (dtype == BL_F32) {

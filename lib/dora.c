@@ -131,7 +131,9 @@ static void for_blocks(bl_adapter *adapter, bl_task_fn task)
     struct block block = { .adapter = adapter };
     for (; block.row < adapter->out; block.row += block.rows) {
         block.rows = adapter->out - block.row < most ? adapter->out - block.row : most;
-        block.parts = bl__parts(group, block.rows);
+        block.parts = bl__row_parts(adapter, block.rows,
+                                    (double) block.rows * (double) adapter->in *
+                                        (double) adapter->rank);
         bl__parallel_for(group, block.parts, task, &block);
     }
 }
@@ -208,6 +210,12 @@ void bl__group_changed(bl_group *group, int frozen)
 
 /* ----- the products of dropout ----- */
 
+/* Multiplications of a product of n rows with the block */
+static double work_of(const struct block *block)
+{
+    return (double) block->n * (double) block->rows * (double) block->adapter->in;
+}
+
 static void project_part(void *context, int64_t part)
 {
     const struct block *const block = context;
@@ -253,7 +261,7 @@ void bl__dora_project(const bl_adapter *adapter, const bl_tape *tape, int64_t ro
     for (; block.row < adapter->out; block.row += block.rows) {
         const int64_t left = adapter->out - block.row;
         block.rows = left < tape->base_block ? left : tape->base_block;
-        block.parts = bl__parts(adapter->group, block.rows);
+        block.parts = bl__row_parts(adapter, block.rows, work_of(&block));
         bl__parallel_for(adapter->group, block.parts, project_part, &block);
     }
 }
@@ -261,11 +269,12 @@ void bl__dora_project(const bl_adapter *adapter, const bl_tape *tape, int64_t ro
 void bl__dora_unproject(const bl_adapter *adapter, const bl_tape *tape, int64_t rows)
 {
     struct block block = { .adapter = adapter, .tape = tape, .n = rows };
-    block.n_parts = bl__parts(adapter->group, rows);
+    block.n_parts = bl__row_parts(
+        adapter, rows, (double) rows * (double) adapter->in * (double) tape->base_block);
     for (; block.row < adapter->out; block.row += block.rows) {
         const int64_t left = adapter->out - block.row;
         block.rows = left < tape->base_block ? left : tape->base_block;
-        block.parts = bl__parts(adapter->group, block.rows);
+        block.parts = bl__row_parts(adapter, block.rows, work_of(&block));
         if (adapter->base_rows != NULL) {
             bl__parallel_for(adapter->group, block.parts, fetch_part, &block);
             block.base = tape->rows;

@@ -15,12 +15,13 @@ struct pass {
     const bl_adapter  *adapter;
     bl_tape           *tape;
     struct bl__dropout dropout;
-    int64_t            row, rows, parts; /* the block */
-    void              *y;
-    int64_t            ldy;
-    const void        *x;
-    int64_t            ldx;
-    int                dora, project; /* project: DoRA on drop(x) */
+    int64_t     row, rows, row_parts, out_parts; /* the block; out_parts 0: by rows */
+    void       *y;
+    int64_t     ldy;
+    const void *x;
+    int64_t     ldx;
+    int         pieces;        /* see product.c            */
+    int         dora, project; /* project: DoRA on drop(x) */
 };
 
 static void drop_rows(void *context, int64_t part)
@@ -28,8 +29,8 @@ static void drop_rows(void *context, int64_t part)
     const struct pass *const pass = context;
     const bl_adapter *const  adapter = pass->adapter;
     const int32_t            dtype = adapter->group->dtype;
-    const int64_t            from = bl__part_start(pass->rows, pass->parts, part);
-    const int64_t rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
+    const int64_t            from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
     bl__dropout(dtype, &pass->dropout, row, rows, adapter->in,
                 bl__at(dtype, pass->tape->dropped, from * adapter->in), adapter->in,
@@ -54,8 +55,8 @@ static void forward_rows(void *context, int64_t part)
     const int32_t            dtype = adapter->group->dtype;
     const void *const        p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
     const int64_t            r = adapter->rank;
-    const int64_t            from = bl__part_start(pass->rows, pass->parts, part);
-    const int64_t rows = bl__part_start(pass->rows, pass->parts, part + 1) - from;
+    const int64_t            from = bl__part_start(pass->rows, pass->row_parts, part);
+    const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
 
     const void *x = bl__at_const(dtype, pass->x, row * pass->ldx);
@@ -67,16 +68,19 @@ static void forward_rows(void *context, int64_t part)
     void *const h = bl__at(dtype, tape->h, (tape->keep ? row : from) * r);
     void *const hg = bl__at(dtype, tape->hg, from * r);
     void *const y = bl__at(dtype, pass->y, row * pass->ldy);
-    bl__gemm(dtype, 0, 1, rows, r, adapter->in, 1, x, ldx,
-             bl__at_const(dtype, p, adapter->a), adapter->in, 0, h, r);
+    bl__project(dtype, pass->pieces, rows, r, adapter->in, 1, x, ldx,
+                bl__at_const(dtype, p, adapter->a), adapter->in, h);
     bl__scale_columns(dtype, hg, h, rows, r, tape->g);
+    if (pass->out_parts > 0) {
+        return;
+    }
     /* what the low-rank product is added to: the output, or nothing as yet */
     void *const sum =
         pass->project ? bl__at(dtype, tape->rescaled, from * adapter->out) : y;
     const int64_t ldsum = pass->project ? adapter->out : pass->ldy;
-    bl__gemm(dtype, 0, 0, rows, adapter->out, r, adapter->scaling, hg, r,
-             bl__at_const(dtype, p, adapter->b), adapter->out, pass->project ? 0 : 1, sum,
-             ldsum);
+    bl__spread(dtype, pass->pieces, rows, r, adapter->out, adapter->scaling, hg,
+               bl__at_const(dtype, p, adapter->b), adapter->out, pass->project ? 0 : 1,
+               sum, ldsum);
     if (pass->project) {
         bl__rescale_combine(dtype, y, pass->ldy, kept_rows(pass, from), sum, rows,
                             adapter->out, adapter->ratio);
@@ -86,17 +90,41 @@ static void forward_rows(void *context, int64_t part)
     }
 }
 
+/* A panel of columns of Y */
+static void spread_columns(void *context, int64_t part)
+{
+    const struct pass *const pass = context;
+    const bl_adapter *const  adapter = pass->adapter;
+    const int32_t            dtype = adapter->group->dtype;
+    const void *const        p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
+    const int64_t            from = bl__part_start(adapter->out, pass->out_parts, part);
+    const int64_t cols = bl__part_start(adapter->out, pass->out_parts, part + 1) - from;
+    bl__spread(dtype, pass->pieces, pass->rows, adapter->rank, cols, adapter->scaling,
+               pass->tape->hg, bl__at_const(dtype, p, adapter->b + from), adapter->out, 1,
+               bl__at(dtype, pass->y, pass->row * pass->ldy + from), pass->ldy);
+}
+
 static void forward_block(struct pass *pass)
 {
-    const bl_group *const group = pass->adapter->group;
-    pass->parts = bl__parts(group, pass->rows);
+    const bl_adapter *const adapter = pass->adapter;
+    const bl_group *const   group = adapter->group;
+    pass->row_parts = bl__row_parts(adapter, pass->rows,
+                                    (double) pass->rows * (double) adapter->rank *
+                                        (double) (adapter->in + adapter->out));
+    pass->out_parts = 0;
+    if (bl__cut_by_columns(adapter)) {
+        pass->out_parts = bl__column_parts(adapter, adapter->out,
+                                           (double) pass->rows * (double) adapter->rank *
+                                               (double) adapter->out);
+    }
     if (pass->dropout.q > 0) {
-        bl__parallel_for(group, pass->parts, drop_rows, pass);
+        bl__parallel_for(group, pass->row_parts, drop_rows, pass);
     }
     if (pass->project) {
-        bl__dora_project(pass->adapter, pass->tape, pass->rows, kept_rows(pass, 0));
+        bl__dora_project(adapter, pass->tape, pass->rows, kept_rows(pass, 0));
     }
-    bl__parallel_for(group, pass->parts, forward_rows, pass);
+    bl__parallel_for(group, pass->row_parts, forward_rows, pass);
+    bl__parallel_for(group, pass->out_parts, spread_columns, pass);
 }
 
 int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int64_t ldy,
@@ -120,6 +148,7 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
         .ldy = ldy,
         .x = x,
         .ldx = ldx,
+        .pieces = bl__owns_cores(adapter->group),
         .dora = bl__is_dora(adapter),
     };
     pass.project = pass.dora && pass.dropout.q > 0;

@@ -203,12 +203,13 @@ struct bl_tape {
     int64_t              n, key;
     uint64_t             version;
     int32_t              keep, filled;
-    double              *g, *true_g, *dg; /* [rank] each */
-    int64_t              base_block;      /* rows of W0 at a time                    */
-    void                *h;               /* [max_n or block, rank] x A^T            */
-    void                *hg;              /* [block, rank] h * g                     */
-    void                *d;               /* [block, rank] c dy B, then times g      */
-    void                *dropped;         /* [block, in] drop(x); NULL without dropout */
+    double              *g, *true_g; /* [rank] each                             */
+    double              *dg;         /* [BL__MOST_PARTS + 1, rank]: sum and parts */
+    int64_t              base_block; /* rows of W0 at a time                    */
+    void                *h;          /* [max_n or block, rank] x A^T            */
+    void                *hg;         /* [block, rank] h * g                     */
+    void                *d;          /* [block, rank] c dy B, then times g      */
+    void                *dropped;    /* [block, in] drop(x); NULL without dropout */
 
     /* with DoRA, NULL where not needed */
     void *kept;     /* [max_n or block, out] y before it is rescaled           */
@@ -234,9 +235,17 @@ int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols
 /* Run task(context, i) for i in [0, count): on the host's threads if it gave any. */
 void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
                       void *context);
-/* Into how many parts to cut `size`, and part i's start. A function of the size alone
- * once the host gives a parallel_for, so results do not depend on its threads. */
-int64_t bl__parts(const bl_group *group, int64_t size);
+/* Whether the cores are the host's, by its parallel_for, or the BLAS's. */
+int bl__owns_cores(const bl_group *group);
+/* Whether h is spread over panels of columns rather than rows: a factor of high rank is so
+ * large that each part should have its own share of it. With DoRA rows are rescaled next. */
+int bl__cut_by_columns(const bl_adapter *adapter);
+/* Into how many parts to cut rows, or columns, that take `work` multiplications together,
+ * and part i's start. A function of sizes alone once the host gives a parallel_for, so
+ * results do not depend on its threads. */
+enum { BL__MOST_PARTS = 8 };
+int64_t bl__row_parts(const bl_adapter *adapter, int64_t rows, double work);
+int64_t bl__column_parts(const bl_adapter *adapter, int64_t cols, double work);
 int64_t bl__part_start(int64_t size, int64_t parts, int64_t i);
 
 /* ----- dora.c ----- */

@@ -97,7 +97,7 @@ int bl_options_preset(bl_options *opt, int32_t preset)
     opt->history_phase = -1;
     opt->history_age = -1;
     opt->b_lr_ratio = 1;
-    opt->score_lr_ratio = 1;
+    opt->score_lr_ratio = global ? 0.03 : 1;
     return 0;
 }
 

@@ -11,26 +11,35 @@
 
 #include "internal.h"
 
-/* Rows at a time: a block of the wider activation should stay in a core's cache while
- * both of its products read it. */
+/* Rows at a time: a block of the wider activation should stay in a core's cache while both
+ * of its products read it. Where products take much longer than reading it, or the BLAS
+ * does them on several threads, long blocks are better, if no scratch is as wide as that. */
 static const int64_t block_bytes = 2 << 20;
+static const int64_t long_block_bytes = 32 << 20;
+static const int64_t long_block = 4096; /* rows, at most */
 static const int64_t least_block = 64;
+static const int64_t high_rank = 17;
 
-/* Parts that a parallel_for is given; more than cores, so that they even out. */
-static const int64_t most_parts = 8;
+/* Of a part: less is done before another thread has heard of it. */
+static const double least_work = 400000;
 
 struct layout {
     int64_t block;
     int64_t base_block;
-    size_t  handle, ranks, h, block_rank, dropped, total;
+    size_t  handle, ranks, dots_g, h, block_rank, dropped, total;
     size_t  kept, rescaled, dots, rows; /* with DoRA */
 };
 
-int64_t bl__block_rows(int64_t row_bytes, int64_t most)
+static int64_t block_rows(int64_t bytes, int64_t row_bytes, int64_t most)
 {
-    int64_t block = block_bytes / row_bytes;
+    int64_t block = bytes / row_bytes;
     block = block < least_block ? least_block : block;
     return block > most ? most : block;
+}
+
+int64_t bl__block_rows(int64_t row_bytes, int64_t most)
+{
+    return block_rows(block_bytes, row_bytes, most);
 }
 
 static size_t matrix(int64_t rows, int64_t cols, size_t bytes)
@@ -66,12 +75,18 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
     const int64_t in = spec->in_features;
     const int64_t out = spec->out_features;
     const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
-    const int64_t block = bl__block_rows(row_bytes, max_n);
+    /* by capacity, so that a resumed run has the blocks that it had */
     const int64_t rank = spec->capacity;
+    const int is_long = o->dropout == 0 && (rank >= high_rank || o->parallel_for == NULL);
+    const int64_t block = is_long ? block_rows(long_block_bytes, row_bytes,
+                                               max_n < long_block ? max_n : long_block)
+                                  : block_rows(block_bytes, row_bytes, max_n);
     const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
     struct layout l = { .block = block, .base_block = out };
     l.handle = bl__round_up(sizeof(bl_tape));
     l.ranks = bl__round_up(bl__mul((size_t) rank, sizeof(double)));
+    l.dots_g = bl__round_up(
+        bl__mul(bl__mul((size_t) rank, sizeof(double)), 1 + (size_t) BL__MOST_PARTS));
     l.block_rank = bl__round_up(bl__mul((size_t) block, rank_bytes));
     l.h = keep ? bl__round_up(bl__mul((size_t) max_n, rank_bytes)) : l.block_rank;
     if (o->dropout > 0) {
@@ -80,7 +95,7 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
     if (o->dora) {
         lay_out_dora(&l, o, spec, max_n, keep);
     }
-    const size_t parts[] = { l.handle, l.ranks,      l.ranks,      l.ranks,
+    const size_t parts[] = { l.handle, l.ranks,      l.ranks,      l.dots_g,
                              l.h,      l.block_rank, l.block_rank, l.dropped,
                              l.kept,   l.rescaled,   l.dots,       l.rows };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
@@ -136,7 +151,7 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
     at += l.handle;
     tape->g = take(&at, l.ranks);
     tape->true_g = take(&at, l.ranks);
-    tape->dg = take(&at, l.ranks);
+    tape->dg = take(&at, l.dots_g);
     tape->h = take(&at, l.h);
     tape->hg = take(&at, l.block_rank);
     tape->d = take(&at, l.block_rank);
@@ -219,12 +234,44 @@ void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
     }
 }
 
-int64_t bl__parts(const bl_group *group, int64_t size)
+int bl__owns_cores(const bl_group *group)
 {
-    if (group->options.parallel_for == NULL) {
+    return group->options.parallel_for != NULL;
+}
+
+int bl__cut_by_columns(const bl_adapter *adapter)
+{
+    return bl__owns_cores(adapter->group) && adapter->rank >= high_rank &&
+           !bl__is_dora(adapter);
+}
+
+static int64_t cut(const bl_group *group, int64_t size, int64_t least, double work)
+{
+    if (!bl__owns_cores(group)) {
         return 1;
     }
-    return size < most_parts ? size : most_parts;
+    /* a power of two, since most sizes are multiples of one and kernels like those */
+    int64_t parts = 1;
+    while (2 * parts <= BL__MOST_PARTS && 2 * parts * least <= size &&
+           2 * (double) parts * least_work <= work) {
+        parts *= 2;
+    }
+    return parts;
+}
+
+int64_t bl__row_parts(const bl_adapter *adapter, int64_t rows, double work)
+{
+    /* a product is the slower the fewer rows it has and the higher its rank, but all cores
+     * are slower still with fewer parts than cores */
+    const int64_t most = adapter->rank <= 8 ? 8 : adapter->rank < high_rank ? 32 : 128;
+    const int64_t quarter = rows / 4 < 8 ? 8 : rows / 4;
+    const int64_t least = quarter < most ? quarter : most;
+    return cut(adapter->group, rows, least, work);
+}
+
+int64_t bl__column_parts(const bl_adapter *adapter, int64_t cols, double work)
+{
+    return cut(adapter->group, cols, 256, work);
 }
 
 int64_t bl__part_start(int64_t size, int64_t parts, int64_t i)
