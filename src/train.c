@@ -142,7 +142,11 @@ static int prepare(struct train *train)
                (train->eval_path != NULL && data_is_text(train->eval_path));
 
     if (llama_load(&train->model, train->model_path, error, size) != 0 ||
-        ((text || train->tokenizer_path != NULL) &&
+        threads_create(&train->threads, train->thread_count, error, size) != 0) {
+        return -1;
+    }
+    train->model->threads = train->threads;
+    if (((text || train->tokenizer_path != NULL) &&
          tokenizer_open(&train->tokenizer, train->tokenizer_path, train->model_path,
                         &train->model->config, error, size) != 0) ||
         load_data(train, &train->data, train->data_path, train->context) != 0 ||
@@ -151,7 +155,9 @@ static int prepare(struct train *train)
          load_data(train, &train->eval_data, train->eval_path, 1) != 0) ||
         create_parameters(train) != 0 ||
         llama_pass_create(&train->pass, train->model, train_adapters(train), train->batch,
-                          train->context, 1, error, size) != 0) {
+                          train->context,
+                          LLAMA_KEEP | (train->recompute ? LLAMA_RECOMPUTE : 0), error,
+                          size) != 0) {
         return -1;
     }
     if (train->full != NULL) {
@@ -184,6 +190,7 @@ static void release(struct train *train, int undo)
     tokenizer_free(train->tokenizer);
     llama_free(train->model);
     full_free(train->full);
+    threads_free(train->threads);
     start_free(&train->start);
     start_free(&train->before);
 }

@@ -62,27 +62,9 @@ static int evaluate_stream(const struct llama          *model,
 
 /* ===== Examples =========================================================== */
 
-/* Is the target the id with the largest logit, of equals the lowest? Not if any is NaN. */
-static int is_best(const float *logits, int64_t vocab, int32_t target)
-{
-    float best = logits[target];
-
-    for (int32_t i = 0; i < target; i++) {
-        if (!(logits[i] < best)) {
-            return 0;
-        }
-    }
-    for (int64_t i = target; i < vocab; i++) {
-        if (!(logits[i] <= best)) {
-            return 0;
-        }
-    }
-    return 1;
-}
-
 /* Rows of which every predicted target is the best. */
-static int64_t count_exact(const float *logits, int64_t vocab, const int32_t *targets,
-                           int64_t rows, int64_t length)
+static int64_t count_exact(const uint8_t *best, const int32_t *targets, int64_t rows,
+                           int64_t length)
 {
     int64_t count = 0;
 
@@ -90,7 +72,7 @@ static int64_t count_exact(const float *logits, int64_t vocab, const int32_t *ta
         int exact = 1;
 
         for (int64_t i = r * length; exact && i < (r + 1) * length; i++) {
-            exact = targets[i] < 0 || is_best(logits + i * vocab, vocab, targets[i]);
+            exact = targets[i] < 0 || best[i];
         }
         count += exact;
     }
@@ -149,8 +131,7 @@ static int evaluate_examples(const struct llama          *model,
         }
         sum.loss += loss;
         sum.predicted += here;
-        sum.exact += count_exact(llama_pass_logits(pass), model->config.vocab, targets,
-                                 rows, length);
+        sum.exact += count_exact(llama_pass_best(pass), targets, rows, length);
     }
     sum.loss /= (double) sum.predicted;
     *out = sum;

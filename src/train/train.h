@@ -12,10 +12,11 @@
 #include "base/program.h"
 #include "train/progress.h"
 #include "base/settings.h"
+#include "base/threads.h"
 #include "train/start.h"
 #include "text/tokenizer.h"
 
-#define TRAIN_FLAGS 32
+#define TRAIN_FLAGS 34
 
 struct train {
     /* flags */
@@ -26,7 +27,8 @@ struct train {
     int64_t         eval_every, checkpoint_every, ranks_every;
     double          warmup, clip;
     int32_t         lr_schedule, order, save_dtype;
-    int             json, overwrite;
+    int64_t         thread_count;
+    int             recompute, json, overwrite;
     struct settings settings;
     bl_options      options;
     struct flag     flags[TRAIN_FLAGS + SETTINGS_FLAGS];
@@ -35,6 +37,7 @@ struct train {
 
     /* what they name */
     const char           *model_name; /* --model as it was given */
+    struct threads       *threads;
     struct llama         *model;
     struct tokenizer     *tokenizer;
     struct data           data, eval_data;
