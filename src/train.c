@@ -133,11 +133,35 @@ static int create_parameters(struct train *train)
     return 0;
 }
 
+/* Before its activations are made. */
+static int predict_memory(struct train *train, int flags)
+{
+    struct footprint *footprint = &train->footprint;
+    struct windows    step = { train->batch, train->context }, evaluation = { 0, 0 };
+    int64_t           ids = step.batch * train->accumulate * step.context;
+
+    if (train->eval_path != NULL) {
+        evaluation = step;
+        evaluate_room(&train->eval_data, &evaluation.context, &evaluation.batch);
+    }
+    if (footprint_measure(footprint, train->model, train_adapters(train), step, flags,
+                          evaluation, train->error, sizeof train->error) != 0) {
+        return -1;
+    }
+    footprint->data =
+        4.0 * (double) (train->data.count + train->eval_data.count + 2 * ids);
+    if (train->full != NULL) {
+        footprint->parameters = 16 * (double) full_parameters(train->full);
+    }
+    return footprint_check(footprint, train->error, sizeof train->error);
+}
+
 static int prepare(struct train *train)
 {
     char  *error = train->error;
     size_t size = sizeof train->error;
     size_t ids = (size_t) (train->batch * train->accumulate * train->context);
+    int    flags = LLAMA_KEEP | (train->recompute ? LLAMA_RECOMPUTE : 0);
     int    text = data_is_text(train->data_path) ||
                (train->eval_path != NULL && data_is_text(train->eval_path));
 
@@ -153,11 +177,9 @@ static int prepare(struct train *train)
         /* evaluation makes do with a shorter window */
         (train->eval_path != NULL &&
          load_data(train, &train->eval_data, train->eval_path, 1) != 0) ||
-        create_parameters(train) != 0 ||
+        create_parameters(train) != 0 || predict_memory(train, flags) != 0 ||
         llama_pass_create(&train->pass, train->model, train_adapters(train), train->batch,
-                          train->context,
-                          LLAMA_KEEP | (train->recompute ? LLAMA_RECOMPUTE : 0), error,
-                          size) != 0) {
+                          train->context, flags, error, size) != 0) {
         return -1;
     }
     if (train->full != NULL) {

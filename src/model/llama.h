@@ -122,6 +122,10 @@ int  llama_pass_create(struct llama_pass **out, const struct llama *model,
                        int64_t context, int flags, char *error, size_t size);
 void llama_pass_free(struct llama_pass *pass);
 
+/* Bytes that such a pass takes, tapes apart; infinite if they cannot be told. */
+double llama_pass_bytes(const struct llama *model, int64_t batch, int64_t context,
+                        int flags);
+
 /*
  * Forward of batch windows of `length` ids each.
  *   ids      [batch, length] inputs       targets  [batch, length], -1: not predicted

@@ -4,6 +4,7 @@
  * with LLAMA_RECOMPUTE dim, and the rest for one layer.
  */
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,6 +256,32 @@ no_memory:
              (long long) batch, (long long) context);
     llama_pass_free(pass);
     return -1;
+}
+
+double llama_pass_bytes(const struct llama *model, int64_t batch, int64_t context,
+                        int flags)
+{
+    struct llama_pass pass = {
+        .model = model, .max_batch = batch, .max_context = context, .flags = flags
+    };
+    struct carver carver = { NULL, 0, 0 };
+    size_t        layers = (size_t) model->config.layers;
+    double        bytes = INFINITY;
+
+    pass.kept = calloc(layers, sizeof *pass.kept);
+    pass.residual = calloc(layers + 1, sizeof *pass.residual);
+    if (pass.kept && pass.residual && batch <= INT_MAX / context) {
+        pass.head_rows = head_rows(&pass);
+        lay_out(&pass, &carver);
+        if (!carver.overflow) {
+            bytes = (double) carver.count * sizeof(float) +
+                    (double) (batch * context) *
+                        (sizeof *pass.ids + sizeof *pass.targets + sizeof *pass.best);
+        }
+    }
+    free(pass.residual);
+    free(pass.kept);
+    return bytes;
 }
 
 void llama_pass_free(struct llama_pass *pass)

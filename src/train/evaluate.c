@@ -18,6 +18,33 @@ int64_t evaluate_context(const struct llama *model)
     return smaller(model->config.max_context, DEFAULT_CONTEXT);
 }
 
+static int64_t inputs_of(const struct data *data, int64_t example)
+{
+    return data->start[example + 1] - data->start[example] - 1;
+}
+
+/* The longest of the examples first .. first + rows - 1, in inputs. */
+static int64_t longest(const struct data *data, int64_t first, int64_t rows)
+{
+    int64_t most = 0;
+
+    for (int64_t e = first; e < first + rows; e++) {
+        most = inputs_of(data, e) > most ? inputs_of(data, e) : most;
+    }
+    return most;
+}
+
+void evaluate_room(const struct data *data, int64_t *context, int64_t *batch)
+{
+    if (data->examples > 0) {
+        *context = longest(data, 0, data->examples);
+        *batch = smaller(*batch, data->examples);
+    } else if (data->count > 1) {
+        *context = smaller(*context, data->count - 1);
+        *batch = smaller(*batch, (data->count - 1) / *context);
+    }
+}
+
 /* ===== A stream =========================================================== */
 
 static int evaluate_stream(const struct llama          *model,
@@ -34,9 +61,7 @@ static int evaluate_stream(const struct llama          *model,
                  (long long) data->count);
         return -1;
     }
-    /* No more room than the stream needs. */
-    context = smaller(context, inputs);
-    batch = smaller(batch, inputs / context);
+    evaluate_room(data, &context, &batch);
     if (llama_pass_create(&pass, model, adapters, batch, context, 0, error, size) != 0) {
         return -1;
     }
@@ -79,34 +104,17 @@ static int64_t count_exact(const uint8_t *best, const int32_t *targets, int64_t 
     return count;
 }
 
-static int64_t inputs_of(const struct data *data, int64_t example)
-{
-    return data->start[example + 1] - data->start[example] - 1;
-}
-
-/* The longest of the examples first .. first + rows - 1, in inputs. */
-static int64_t longest(const struct data *data, int64_t first, int64_t rows)
-{
-    int64_t most = 0;
-
-    for (int64_t e = first; e < first + rows; e++) {
-        most = inputs_of(data, e) > most ? inputs_of(data, e) : most;
-    }
-    return most;
-}
-
 static int evaluate_examples(const struct llama          *model,
                              const struct llama_adapters *adapters,
-                             const struct data *data, int64_t batch,
+                             const struct data *data, int64_t context, int64_t batch,
                              struct evaluation *out, char *error, size_t size)
 {
     struct evaluation  sum = { 0, 0, data->examples, 0 };
     struct llama_pass *pass;
-    int64_t            context = longest(data, 0, data->examples);
     int32_t           *ids, *targets;
     int                status = -1;
 
-    batch = smaller(batch, data->examples);
+    evaluate_room(data, &context, &batch);
     if (llama_pass_create(&pass, model, adapters, batch, context, 0, error, size) != 0) {
         return -1;
     }
@@ -154,7 +162,7 @@ int evaluate(const struct llama *model, const struct llama_adapters *adapters,
         return -1;
     }
     if (data->examples > 0) {
-        return evaluate_examples(model, adapters, data, batch, out, error, size);
+        return evaluate_examples(model, adapters, data, context, batch, out, error, size);
     }
     return evaluate_stream(model, adapters, data, context, batch, out, error, size);
 }

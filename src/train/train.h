@@ -8,6 +8,7 @@
 #include "train/checkpoint.h"
 #include "text/data.h"
 #include "train/folder.h"
+#include "train/footprint.h"
 #include "train/full.h"
 #include "base/program.h"
 #include "train/progress.h"
@@ -46,6 +47,7 @@ struct train {
     struct full          *full;
     struct llama_pass    *pass;
     bl_plan              *plan;
+    struct footprint      footprint;
     struct folder         folder; /* path NULL: nothing is kept */
 
     int32_t *ids, *targets; /* of a step: [accumulate] times [batch, context] */
