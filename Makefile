@@ -59,6 +59,9 @@ O := $(BUILD)
 OPTIMIZE := -O2 -g
 # errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
 FAST := -O3 -fno-math-errno
+# some loops of the program once more for wider vectors, chosen when it starts; what does
+# the choosing runs before a sanitizer is ready
+CLONES := -DBEAMLORA_CLONES
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
 else
@@ -227,8 +230,8 @@ $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/src/%.o: src/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude -iquote src \
-	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
+	    -iquote src $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
 $(O)/obj/src/%.o: src/%.cc $(FLAGS)
 	$(if $(V),,@echo "  CXX   $<";) mkdir -p '$(@D)'; $(CXX) -std=c++17 $(OPTIMIZE) \
 	    $(CXX_WARNINGS) $(ASSERTS) -Iinclude -iquote src $(call outside,$(SENTENCEPIECE_CFLAGS)) $(CPPFLAGS) \

@@ -91,7 +91,7 @@ int command_eval(int argc, char **argv)
     struct kept kept;
 
     struct adapter_source adapter = { NULL, 0, 0 };
-    int64_t               context = 0, batch = 8;
+    int64_t               context = 0, batch = 8, threads = 0;
     int                   json = 0, status;
     char                  error[MESSAGE_SIZE];
 
@@ -138,6 +138,12 @@ int command_eval(int argc, char **argv)
           .low = 1,
           .high = INT_MAX,
           .help = "windows or examples at once (default 8)" },
+        { .name = "threads",
+          .type = FLAG_INTEGER,
+          .value = &threads,
+          .low = 0,
+          .high = THREADS_MOST,
+          .help = "that share the work (0: one for each processor)" },
         { .name = "keep-ranks",
           .type = FLAG_STRING,
           .value = &keep_text,
@@ -188,7 +194,7 @@ int command_eval(int argc, char **argv)
         complain("note: --keep-by and --keep-scope have no effect without --keep-ranks");
     }
     if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path), &adapter,
-                   error, sizeof error) != 0) {
+                   threads, error, sizeof error) != 0) {
         return complain("%s", error);
     }
     if ((keep_text != NULL &&

@@ -250,6 +250,32 @@ is "the weights are those of every machine: $sum" [ "$sum" = "336050479 86688" ]
 ok "init: evaluation" eval --model "$work/tiny" --tokenizer bytes --data "$work/eval.txt" \
     --context 32 --json
 near "it knows nothing: ln 257" "$(number loss)" 5.549 0.05
+
+# ----- memory, threads, activations worked out again -----
+
+echo '{"model_type":"llama","vocab_size":258,"hidden_size":128,"num_hidden_layers":3,
+"num_attention_heads":4,"intermediate_size":256,"tokenizer":"bytes"}' > "$work/wide.json"
+ok "a wider model" init --config "$work/wide.json" --out "$work/wide"
+wide="--model $work/wide --data $work/train.txt --context 128 --steps 3 --json"
+long="--model $work/wide --data $work/train.txt --context 128 --steps 40 --batch 4"
+refused 1 'the machine has' train --model $work/wide --data $work/train.txt --context 2000 --batch 65536 --out "$work/new"
+is "and leaves nothing" [ ! -e "$work/new" ]
+for flags in "--method lora" "--method lora --threads 2 --rank 32" "--method dora" \
+    "--method lora --checkpoint-activations" "--method full" \
+    "--method lora $evaluation"; do
+    # shellcheck disable=SC2086
+    ok "$flags" train $wide --batch 24 $flags
+    # the sanitizers have memory of their own
+    grep -q -e __asan_init -e __tsan_init "$program" ||
+        near "memory of $flags" "$(number memory_predicted)" "$(number memory_peak)" \
+            "$(number memory_peak | awk '{ print $1 * 0.06 }')"
+done
+ok "on two threads" train $long --dropout 0.1 \
+    --threads 2 --out "$work/kept"
+ok "activations worked out again" train $long \
+    --dropout 0.1 --threads 2 --checkpoint-activations --out "$work/again2"
+is "to the same bits" cmp -s "$work/kept/adapter_model.safetensors" \
+    "$work/again2/adapter_model.safetensors"
 refused 1 'tiny/config.json: is there already' init --config "$work/tiny.json" \
     --out "$work/tiny"
 refused 1 'none' init --config "$work/none" --out "$work/new"

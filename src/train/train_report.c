@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/memory.h"
 #include "train/train.h"
 
 static void print_number(const char *key, int known, double value)
@@ -69,6 +70,8 @@ static void report_json(const struct train *train)
     if (ranks_move(train)) {
         printf("\"kept_ranks\":%" PRId64 ",", count_kept(train->adapters.group).sum);
     }
+    print_number("memory_predicted", 1, footprint_total(&train->footprint));
+    print_number("memory_peak", memory_peak() > 0, memory_peak());
     printf("\"tokens_per_second\":%.1f}\n", progress_tokens_per_second(&train->progress));
 }
 
@@ -122,6 +125,8 @@ void train_report(const struct train *train)
                " examples completed exactly)\n",
                share(&t->after), share(&t->before), t->after.examples);
     }
+    printf("memory           %.2f GiB predicted, %.2f at most\n",
+           footprint_total(&train->footprint) / 0x1p30, memory_peak() / 0x1p30);
     printf("%s          %s\n", train->full != NULL ? "model  " : "adapter",
            train->folder.path != NULL ? train->folder.path : "not written (no --out)");
     if (train->json) {
