@@ -339,7 +339,7 @@ int command_prune(int argc, char **argv)
         { .name = "model",
           .type = FLAG_FILE,
           .value = &prune.model,
-          .help = "Hugging Face directory or llama2.c file (the run's)" },
+          .help = "the base: directory or file (the run's)" },
         { .name = "data",
           .type = FLAG_FILE,
           .value = &prune.data_path,

@@ -34,9 +34,12 @@ static bl_options options_of(int variant)
         options.optimizer = BL_OPTIMIZER_HOST;
         break;
     case 5:
-        options.moments = BL_MOMENTS_KEEP;
+        options.moments = BL_MOMENTS_KEEP; /* and ranks that move between modules */
         options.importance = BL_IMPORTANCE_CONTRIBUTION;
-        options.idle = 0.5;
+        options.scope = BL_SCOPE_GLOBAL;
+        options.idle = 0.9;
+        options.transfer = BL_TRANSFER_PRESERVE;
+        options.budget = 54; /* of which they cost 36 at first */
         break;
     case 6:
         options.method = BL_METHOD_LORA;

@@ -304,11 +304,44 @@ START_TEST(rule)
 }
 END_TEST
 
+/* A plan that was used before its module was frozen says what a new one says. */
+START_TEST(used_before)
+{
+    int64_t differ = 0;
+    for (uint64_t seed = 1000000; seed < 1000200; seed++) {
+        static world w;
+        if (draw_world(&w, seed)) {
+            continue;
+        }
+        while (!bl_group_reallocate_due(w.group)) {
+            step_world(&w);
+        }
+        bl_plan *fresh = NULL;
+        bytes    a = { NULL, 0, 0 }, b = { NULL, 0, 0 };
+        check_ok(bl_plan_create(&fresh, w.group));
+        check_ok(bl_group_plan(w.group, w.plan));
+        differ += bl_plan_get_count(w.plan) > 0;
+        check_ok(bl_adapter_set_frozen(bl_group_get_adapter(w.group, 0), 1));
+        check_ok(bl_group_plan(w.group, w.plan));
+        check_ok(bl_group_plan(w.group, fresh));
+        check_ok(bl_plan_save(w.plan, bytes_write, &a));
+        check_ok(bl_plan_save(fresh, bytes_write, &b));
+        ck_assert(bytes_equal(&a, &b));
+        bytes_free(&a);
+        bytes_free(&b);
+        bl_plan_free(fresh);
+        close_world(&w);
+    }
+    ck_assert_int_gt(differ, 50);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("global_plan");
     TCase *rules = tcase_create("rule");
     tcase_add_loop_test(rules, rule, 0, LOOPS);
+    tcase_add_test(rules, used_before);
     tcase_set_timeout(rules, 240);
     suite_add_tcase(suite, rules);
     return suite;

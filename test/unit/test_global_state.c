@@ -220,7 +220,8 @@ START_TEST(refused)
                                           capacity + 1, INT64_MAX, rank };
                 r[0] = ranks[k];
                 r[1] = capacity + (k == 6);
-                check_refused(&to, arrays, count, k == 6 ? BL_E_OPTIONS : 0, kept.name);
+                int code = k == 6 ? BL_E_OPTIONS : k > 1 ? BL_E_FORMAT : 0;
+                check_refused(&to, arrays, count, code, kept.name);
             }
         }
         if (ends_with(kept.name, ".mass")) {
