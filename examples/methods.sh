@@ -15,7 +15,7 @@ program=$(dirname "$0")/../build/beamlora
 variants=${VARIANTS:-lora paper gentle}
 seeds=${SEEDS:-1 2 3 4 5}
 jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 2)}
-OPENBLAS_NUM_THREADS=1 # matrices are small: a run for each core is faster
+OPENBLAS_NUM_THREADS=1 # models are small: a run for each core is faster
 export OPENBLAS_NUM_THREADS
 
 flags_of() {
@@ -49,7 +49,7 @@ one() {
     rm -f "$out/$run.ok"
     # shellcheck disable=SC2086
     {
-        "$program" train "$@" $own --seed "$seed" --out "$out/$run" --overwrite \
+        "$program" train --threads 1 "$@" $own --seed "$seed" --out "$out/$run" --overwrite \
             2>&1 > "$out/$run.txt" && : > "$out/$run.ok"
     } | while IFS= read -r line; do echo "$run: $line"; done >&2
     [ -f "$out/$run.ok" ]
