@@ -128,7 +128,7 @@ SRC_SRC := $(wildcard src/*.c src/*/*.c) $(if $(SENTENCEPIECE),src/text/tokenize
 SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
 TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/adalora_replay.c \
-    test/tiny_model.c)
+    test/tiny_model.c test/shards.c)
 FUZZ_SHARED := fuzz fuzz_groups fuzz_models fuzz_training
 FUZZ_NAMES := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(filter-out \
     $(FUZZ_SHARED:%=test/fuzz/%.c),$(wildcard test/fuzz/fuzz_*.c))))
@@ -152,7 +152,7 @@ SRC_A := $(if $(SRC_SRC),$(O)/obj/program.a)
 HELPER_A := $(if $(HELPER_SRC),$(O)/obj/test/helpers.a)
 
 SUITES := $(SUITE_SRC:test/unit/%.c=$(O)/test/%)
-TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%)
+TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%) $(O)/test/fault.so
 REPLAYS := $(FUZZ_NAMES:%=$(O)/test/replay_%)
 # inputs of some targets, written by what they read
 SEEDED := state blob checkpoint plan run
@@ -299,8 +299,12 @@ $(call suite,$(SRC_SUITES)): $(SRC_A) $(IO_A)
 $(call suite,$(IO_SUITES)): $(IO_A)
 $(SUITES): $(O)/test/%: $(O)/obj/test/unit/%.o $(HELPER_A) $(LIB_A)
 	$(call link_static)
-$(TOOLS): $(O)/test/%: $(O)/obj/test/%.o $(HELPER_A) $(IO_A) $(LIB_A)
+$(TOOL_SRC:test/%.c=$(O)/test/%): $(O)/test/%: $(O)/obj/test/%.o $(HELPER_A) $(IO_A) $(LIB_A)
 	$(call link_static)
+# it is put before the C library, and no sanitizer is to look at it
+$(O)/test/fault.so: test/fault.c $(FLAGS)
+	$(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) -std=c11 -O1 -Wall -Wextra -fPIC \
+	    -shared $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -ldl
 # a target with libFuzzer, or with what only runs it over the corpus
 FUZZ_LINK := -Wl,--wrap=mmap -Wl,--wrap=munmap
 fuzz_objects = $(FUZZ_SHARED:%=$(O)/obj/test/fuzz/%.o) $(SRC_A) $(IO_A) $(LIB_A)
@@ -362,17 +366,21 @@ run_folder = $(if $(wildcard test/run_folder.sh),\
     'run_folder=ACCUMULATE=$(if $(filter release,$(CONFIG)),10,1) \
     $(SH) test/run_folder.sh $(O)/beamlora')
 run_export = $(if $(wildcard test/export.sh),'export=$(SH) test/export.sh $(O)/beamlora')
+# every call and a hundred random moments are check-faults
+run_faults = $(if $(wildcard test/faults.sh),\
+    'faults=STRIDE=$(if $(filter release,$(CONFIG)),5,17) $(SH) test/faults.sh $(O)/beamlora 3')
 run_prune = $(if $(wildcard test/prune.sh),'prune=$(SH) test/prune.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
-.PHONY: check check-one check-golden check-fuzz check-examples check-program check-docs
+.PHONY: check check-one check-golden check-fuzz check-examples check-program check-faults \
+    check-docs
 ## check: all tests: suites, golden runs, fuzz corpora, examples, program, docs
 check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) $(run_export) \
-	    $(run_prune) $(run_cli) $(run_docs)
+	    $(run_faults) $(run_prune) $(run_cli) $(run_docs)
 
 .PHONY: check-numbers
 ## check-numbers: of all tests those whose results come from the CBLAS
@@ -398,7 +406,12 @@ check-examples: $(EXAMPLES) $(WORD_PROBLEMS) shared
 
 ## check-program: run the program's tests
 check-program: $(TOOLS) $(PROGRAM) $(MAN)
-	@$(RUN_ENV) $(RUN) $(run_program) $(run_folder) $(run_export) $(run_prune) $(run_cli)
+	@$(RUN_ENV) $(RUN) $(run_program) $(run_folder) $(run_export) $(run_faults) $(run_prune) \
+	    $(run_cli)
+
+## check-faults: kill the program and fill its disk at every call, and at 100 random moments
+check-faults: $(TOOLS) $(PROGRAM)
+	@$(RUN_ENV) $(RUN) 'faults=$(SH) test/faults.sh $(O)/beamlora 100'
 
 ## check-docs: code in README.md and docs/guide.md runs and is that of the examples
 check-docs: shared

@@ -234,10 +234,10 @@ BL_API int bl_peft_options_init(bl_peft_options *opt, size_t size);
  * it. For them merge it (bl_adapter_merge).
  * The scores are spent: what is written cannot be trained on as BeamLoRA.
  * Returns 0; BL_E_NONFINITE and BL_E_RANGE (too large for dtype) by tensor name; BL_E_ARG
- * for names that rank_pattern cannot tell apart;
- * BL_E_OPTIONS; BL_E_RANGE for a rank too small or a row_order that is no permutation;
- * BL_E_IO; BL_E_NOMEM. On failure an adapter that was there before is still whole, unless
- * the renaming itself fails half way. Since 0.1.
+ * for names that rank_pattern cannot tell apart; BL_E_OPTIONS; BL_E_RANGE for a rank too
+ * small or a row_order that is no permutation; BL_E_IO; BL_E_NOMEM. On failure an adapter
+ * that was there before is still whole, unless the renaming itself fails half way.
+ * Since 0.1.
  */
 BL_API int bl_peft_save(const bl_group *group, const char *dir,
                         const bl_peft_options *opt);
@@ -285,10 +285,9 @@ typedef struct bl_peft_module {
  *
  * Understood: r, lora_alpha, use_rslora, rank_pattern and alpha_pattern with keys of
  * letters, digits, '_', '-', '.', "\." and a leading '^'; use_dora with its magnitudes;
- * use_beamlora with its scores;
- * AdaLoRA, whose modules of rank 0 are left out. Returns 0; BL_E_IO; BL_E_FORMAT
- * for what is malformed and for what an adapter cannot express, by name: another
- * peft_type, bias, modules_to_save, initialisations that change the base,
+ * use_beamlora with its scores; AdaLoRA, whose modules of rank 0 are left out. Returns 0;
+ * BL_E_IO; BL_E_FORMAT for what is malformed and for what an adapter cannot express, by
+ * name: another peft_type, bias, modules_to_save, initialisations that change the base,
  * tensors of another kind; BL_E_NOMEM. Since 0.1.
  */
 BL_API int  bl_peft_open(bl_peft **out, const char *path);
@@ -312,8 +311,8 @@ BL_API int bl_peft_get_module(const bl_peft *peft, int64_t index, bl_peft_module
  *
  *     A_i = (scale / (c g_i)) A_i of the file     B, mag = those of the file
  *
- *   group   written: A, B and, with dora, mag. Where an adapter's rank is above the file's, the other
- *           ranks keep their A and their B becomes zero.
+ *   group   written: A, B and, with dora, mag. Where an adapter's rank is above the
+ *           file's, the other ranks keep their A and their B becomes zero.
  *   opt     row_order, alpha and temperature; NULL: the defaults
  *
  * Scores of the file go into a group of BL_METHOD_BEAMLORA as they are, so that g is

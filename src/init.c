@@ -120,7 +120,10 @@ static int check_absent(const char *directory, char *error, size_t size)
         int         there = path != NULL && lstat(path, &status) == 0;
 
         if (there) {
-            snprintf(error, size, "%s: is there already", path);
+            snprintf(error, size,
+                     "%s: is there already; if it is of an init that was killed, remove "
+                     "it",
+                     path);
         }
         free(path);
         if (path == NULL || there) {

@@ -1,9 +1,12 @@
 /* Entry of the program: picks the subcommand and sees to it that lost output is told. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "beamlora.h"
 #include "base/blas.h"
 #include "base/program.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -112,6 +115,9 @@ int main(int argc, char **argv)
     int status;
 
     blas_choose_kernels(argv);
+    /* A file beyond the limit of its size is told as a full disk is, and as little is
+     * left. */
+    signal(SIGXFSZ, SIG_IGN);
     status = run(argc, argv);
 
     /* A full disk shows itself only here: stdout is buffered until it is closed. */

@@ -164,8 +164,16 @@ refused 1 'too large for F16' export "$work/large" --format gguf --dtype f16 \
     --out "$work/x"
 refused 1 'tensor .* too large for F16' export "$work/large" --format merged --dtype f16 \
     --out "$work/large.f16"
-empty "merged: no config.json" "$work/large.f16/config.json"
-empty "and no weights" "$work/large.f16/model.safetensors"
+empty "and nothing is left" "$work/large.f16"
+for format in peft peft-compact; do
+    refused 1 'tensor .*lora_A.weight: .* too large for F16' export "$work/large" \
+        --format $format --dtype f16 --out "$work/large.$format"
+    empty "$format: nothing is left" "$work/large.$format"
+done
+cp -r "$work/peft" "$work/kept"
+refused 1 'too large for F16' export "$work/large" --format peft --dtype f16 \
+    --out "$work/kept" --overwrite
+is "what would have been replaced is as it was" diff -r "$work/peft" "$work/kept"
 
 # ----- kill -9 -----
 

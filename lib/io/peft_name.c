@@ -3,9 +3,8 @@
  *
  *     [base_model.model.] <module> .lora_A [.default] [.weight]
  *
- * and the same with lora_B, lora_gate (BeamLoRA), lora_magnitude_vector (DoRA), lora_E and
- * ranknum (AdaLoRA). "default"
- * is the adapter's name in memory, which old files keep.
+ * and the same with lora_B, lora_gate (BeamLoRA), lora_magnitude_vector (DoRA), lora_E
+ * and ranknum (AdaLoRA). "default" is the adapter's name in memory, which old files keep.
  */
 #include <string.h>
 

@@ -5,8 +5,8 @@
  *     base_model.model.<module>.lora_B.weight   [out, rank]
  *
  * and what a configuration allows besides them: lora_gate with use_beamlora,
- * lora_magnitude_vector with use_dora, lora_E and ranknum with AdaLoRA. Nothing else: a tensor that is left over would be a part of the
- * model that the adapters of a group do not have.
+ * lora_magnitude_vector with use_dora, lora_E and ranknum with AdaLoRA. Nothing else: a
+ * tensor that is left over would be a part of the model that a group does not have.
  */
 #define _POSIX_C_SOURCE 200809L
 

@@ -1,7 +1,8 @@
 /*
  * A merged model. A Hugging Face base goes shard by shard, under the names that its files
  * have, tensor by tensor; all its other small files are copied as they are. A llama2.c
- * base becomes such a directory. config.json comes last: without it, it is no model.
+ * base becomes such a directory. config.json comes last: without it, it is no model. When
+ * something fails, what was written goes again.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -22,6 +23,7 @@ struct merging {
     const struct export *job;
     int32_t              dtype; /* or LLAMA_OWN_DTYPE */
     int64_t              bytes; /* of all tensors written */
+    json_t              *names; /* of the files that were begun */
     char                *error;
     size_t               size;
 };
@@ -30,6 +32,34 @@ static int no_memory(const struct merging *merging)
 {
     snprintf(merging->error, merging->size, "%s: out of memory", merging->job->out);
     return -1;
+}
+
+/* Path of a file to be written, which is noted; NULL: line in error. */
+static char *begin_file(const struct merging *merging, const char *name)
+{
+    if (json_array_append_new(merging->names, json_string(name)) != 0) {
+        no_memory(merging);
+        return NULL;
+    }
+    return file_join(merging->job->out, name, merging->error, merging->size);
+}
+
+static void remove_files(const struct merging *merging)
+{
+    size_t  i;
+    json_t *name;
+
+    json_array_foreach(merging->names, i, name)
+    {
+        char  line[16]; /* the failure's own line stays */
+        char *path =
+            file_join(merging->job->out, json_string_value(name), line, sizeof line);
+
+        if (path != NULL) {
+            unlink(path);
+        }
+        free(path);
+    }
 }
 
 /* ===== Weights ============================================================ */
@@ -83,7 +113,7 @@ static int write_shard(struct merging *merging, const char *name)
 {
     const struct export *job = merging->job;
     char *from = file_join(job->from.model_path, name, merging->error, merging->size);
-    char *to = file_join(job->out, name, merging->error, merging->size);
+    char *to = begin_file(merging, name);
     struct llama_array *arrays = NULL;
     bl_safetensors     *file = NULL;
     int                 result = -1;
@@ -116,7 +146,7 @@ static int copy_file(const struct merging *merging, const char *name)
 {
     char *from =
         file_join(merging->job->from.model_path, name, merging->error, merging->size);
-    char  *to = file_join(merging->job->out, name, merging->error, merging->size);
+    char  *to = begin_file(merging, name);
     char  *data = NULL;
     size_t bytes = 0;
     int    result = -1;
@@ -188,7 +218,7 @@ static int copy_small_files(const struct merging *merging)
 /* A JSON file that says what has changed. Takes root. */
 static int write_json(const struct merging *merging, const char *name, json_t *root)
 {
-    char *path = file_join(merging->job->out, name, merging->error, merging->size);
+    char *path = begin_file(merging, name);
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     int   result = -1;
 
@@ -277,21 +307,8 @@ static int write_shards(struct merging *merging)
     return result == 0 ? write_index(merging) : result;
 }
 
-static int write_directory(struct merging *merging)
+static int write_files(struct merging *merging, int sharded)
 {
-    const char *out = merging->job->out;
-    int         sharded = !file_exists(merging->job->from.model_path, LLAMA_WEIGHTS);
-
-    if (sharded && file_exists(out, LLAMA_WEIGHTS)) {
-        snprintf(merging->error, merging->size,
-                 "%s/" LLAMA_WEIGHTS " is there: it would be read in place of the shards",
-                 out);
-        return -1;
-    }
-    if (mkdir(out, 0777) != 0 && errno != EEXIST) {
-        snprintf(merging->error, merging->size, "%s: %s", out, strerror(errno));
-        return -1;
-    }
     if ((sharded ? write_shards(merging) : write_shard(merging, LLAMA_WEIGHTS)) != 0 ||
         copy_small_files(merging) != 0) {
         return -1;
@@ -299,9 +316,39 @@ static int write_directory(struct merging *merging)
     return write_config(merging);
 }
 
+static int write_directory(struct merging *merging)
+{
+    const char *out = merging->job->out;
+    int         sharded = !file_exists(merging->job->from.model_path, LLAMA_WEIGHTS);
+    int         made, result;
+
+    if (sharded && file_exists(out, LLAMA_WEIGHTS)) {
+        snprintf(merging->error, merging->size,
+                 "%s/" LLAMA_WEIGHTS " is there: it would be read in place of the shards",
+                 out);
+        return -1;
+    }
+    made = mkdir(out, 0777) == 0;
+    if (!made && errno != EEXIST) {
+        snprintf(merging->error, merging->size, "%s: %s", out, strerror(errno));
+        return -1;
+    }
+    merging->names = json_array();
+    result = merging->names != NULL ? write_files(merging, sharded) : no_memory(merging);
+    if (result != 0) {
+        remove_files(merging);
+    }
+    if (result != 0 && made) {
+        rmdir(out);
+    }
+    json_decref(merging->names);
+    return result;
+}
+
 int export_merged(const struct export *job, char *error, size_t size)
 {
-    struct merging merging = { job, job->dtype < 0 ? LLAMA_OWN_DTYPE : job->dtype, 0,
+    struct merging merging = { job,   job->dtype < 0 ? LLAMA_OWN_DTYPE : job->dtype,
+                               0,     NULL,
                                error, size };
 
     /* the reader of models would not know it from the adapter's own base */

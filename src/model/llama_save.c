@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Which of the projections it is, by layer; -1: none. */
 static int64_t slot_of(const struct llama_config *config, int64_t index)
@@ -77,23 +78,48 @@ static int save_weights(const struct llama *model, const struct llama_adapters *
     return result;
 }
 
+/* A directory without config.json is no model: that comes last, and when it does not come,
+ * the weights go again. */
+static int save_files(const struct llama *model, const struct llama_adapters *adapters,
+                      const char *directory, int32_t dtype, char *error, size_t size)
+{
+    char  line[16]; /* the failure's own line stays */
+    char *path;
+
+    if (save_weights(model, adapters, directory, dtype, error, size) == 0 &&
+        llama_config_write(&model->config, dtype, directory, error, size) == 0) {
+        return 0;
+    }
+    path = file_join(directory, LLAMA_WEIGHTS, line, sizeof line);
+    if (path != NULL && !file_exists(directory, LLAMA_CONFIG)) {
+        unlink(path);
+    }
+    free(path);
+    return -1;
+}
+
 int llama_save_merged(const struct llama *model, const struct llama_adapters *adapters,
                       const char *directory, int32_t dtype, char *error, size_t size)
 {
+    int made;
+
     if (dtype != BL_F32 && dtype != BL_F16 && dtype != BL_BF16) {
         snprintf(error, size, "%s: models are written as F32, F16 or BF16 only",
                  directory);
         return -1;
     }
-    if (mkdir(directory, 0777) != 0 && errno != EEXIST) {
+    made = mkdir(directory, 0777) == 0;
+    if (!made && errno != EEXIST) {
         snprintf(error, size, "%s: %s", directory, strerror(errno));
         return -1;
     }
-    /* A directory without config.json is no model: that comes last. */
-    if (save_weights(model, adapters, directory, dtype, error, size) != 0) {
-        return -1;
+    if (save_files(model, adapters, directory, dtype, error, size) == 0) {
+        return 0;
     }
-    return llama_config_write(&model->config, dtype, directory, error, size);
+    if (made) {
+        rmdir(directory);
+    }
+    return -1;
 }
 
 int llama_save(const struct llama *model, const char *directory, int32_t dtype,
