@@ -411,9 +411,8 @@ START_TEST(schedules)
         played++;
     }
     ck_assert_int_gt(played, SCHEDULES / 2);
-    for (int k = 0; k < 6; k++) { /* all of it has happened, often */
-        ck_assert_msg(sums[k] > 0 && sums[k] >= SCHEDULES / 60, "count %d is %d", k,
-                      (int) sums[k]);
+    for (int k = 0; k < 6; k++) { /* in so many, all of it has happened */
+        ck_assert_msg(sums[k] >= SCHEDULES / 100, "count %d is %d", k, (int) sums[k]);
     }
 }
 END_TEST
