@@ -195,71 +195,37 @@ mv "$work/whole" "$work/whole.gone"
 refused 1 'whole' train --resume "$work/begun.killed"
 mv "$work/whole.gone" "$work/whole"
 
-# --method full
-full="$files --batch 4 --context 32 --steps 30 --accumulate ${ACCUMULATE:-10} --lr 1e-3 --method full
-    --checkpoint-every 5"
-ok "full" train $full --out "$work/full"
+# as_whole NAME "FILES" FLAGS...: a run that is killed after step 12 and goes on ends with the
+# same files as the one that is not.
+as_whole() {
+    name=$1 same=$2
+    shift 2
+    ok "$name" train "$@" --out "$work/$name"
+    rm -rf "$work/$name.killed"
+    "$program" train "$@" --out "$work/$name.killed" > /dev/null 2>> "$work/err" &
+    process=$!
+    until_step 12 "$work/$name.killed"
+    kill -9 "$process" 2> /dev/null
+    wait "$process" 2> /dev/null
+    ok "$name: resume" train --resume "$work/$name.killed"
+    for file in $same log.jsonl checkpoint.safetensors; do
+        is "$name: $file" cmp -s "$work/$name/$file" "$work/$name.killed/$file"
+    done
+}
+adapter="adapter_model.safetensors adapter_config.json ranks.jsonl plans.jsonl"
+long="$files --batch 4 --context 32 --steps 30 --checkpoint-every 5"
+
+as_whole full "model.safetensors config.json" $long --accumulate "${ACCUMULATE:-10}" --lr 1e-3 \
+    --method full
 is "full: a model" [ -s "$work/full/model.safetensors" ]
-rm -rf "$work/full.killed"
-# shellcheck disable=SC2086
-"$program" train $full --out "$work/full.killed" > /dev/null 2>> "$work/err" &
-process=$!
-until_step 12 "$work/full.killed"
-kill -9 "$process" 2> /dev/null
-wait "$process" 2> /dev/null
-ok "full: resume" train --resume "$work/full.killed"
-for file in model.safetensors config.json log.jsonl checkpoint.safetensors; do
-    is "full: $file" cmp -s "$work/full/$file" "$work/full.killed/$file"
-done
-
-# AdaLoRA: killed between its masks
-adalora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --rank 6
-    --method adalora --tinit 4 --tfinal 6 --delta-t 4 --checkpoint-every 5"
-ok "adalora" train $adalora --out "$work/adalora"
-rm -rf "$work/adalora.killed"
-# shellcheck disable=SC2086
-"$program" train $adalora --out "$work/adalora.killed" > /dev/null 2>> "$work/err" &
-process=$!
-until_step 12 "$work/adalora.killed"
-kill -9 "$process" 2> /dev/null
-wait "$process" 2> /dev/null
-ok "adalora: resume" train --resume "$work/adalora.killed"
-for file in adapter_model.safetensors ranks.jsonl log.jsonl checkpoint.safetensors; do
-    is "adalora: $file" cmp -s "$work/adalora/$file" "$work/adalora.killed/$file"
-done
-
-# Ranks that move between modules: killed between two reallocations
-global="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --rank 4
-    --method beamlora-global --p-start 0.6 --period 4 --checkpoint-every 5"
-ok "global" train $global --out "$work/global"
-rm -rf "$work/global.killed"
-# shellcheck disable=SC2086
-"$program" train $global --out "$work/global.killed" > /dev/null 2>> "$work/err" &
-process=$!
-until_step 12 "$work/global.killed"
-kill -9 "$process" 2> /dev/null
-wait "$process" 2> /dev/null
-ok "global: resume" train --resume "$work/global.killed"
-for file in adapter_model.safetensors ranks.jsonl plans.jsonl log.jsonl \
-    checkpoint.safetensors; do
-    is "global: $file" cmp -s "$work/global/$file" "$work/global.killed/$file"
-done
+# killed between its masks
+as_whole adalora "$adapter" $long --accumulate 10 --lr 1e-2 --rank 6 --method adalora --tinit 4 \
+    --tfinal 6 --delta-t 4
+# killed between two reallocations
+as_whole global "$adapter" $long --accumulate 10 --lr 1e-2 --rank 4 --method beamlora-global \
+    --p-start 0.6 --period 4
 is "global: ranks were given up" grep -q '"given up"' "$work/global/plans.jsonl"
-
-# DoRA: lengths of W are worked out again from what the checkpoint holds
-dora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --dropout 0.1
-    --method beamlora+dora --checkpoint-every 5"
-ok "dora" train $dora --out "$work/dora"
-rm -rf "$work/dora.killed"
-# shellcheck disable=SC2086
-"$program" train $dora --out "$work/dora.killed" > /dev/null 2>> "$work/err" &
-process=$!
-until_step 12 "$work/dora.killed"
-kill -9 "$process" 2> /dev/null
-wait "$process" 2> /dev/null
-ok "dora: resume" train --resume "$work/dora.killed"
-for file in adapter_model.safetensors adapter_config.json log.jsonl checkpoint.safetensors; do
-    is "dora: $file" cmp -s "$work/dora/$file" "$work/dora.killed/$file"
-done
+# lengths of W are worked out again from what the checkpoint holds
+as_whole dora "$adapter" $long --accumulate 10 --lr 1e-2 --dropout 0.1 --method beamlora+dora
 
 summary run_folder
