@@ -5,7 +5,8 @@
 # all have in common. Needs the program (`make program`). Environment:
 #   VARIANTS="lora paper gentle"    names below
 #   SEEDS="1 2 3 4 5"
-#   LRS="full=1e-3 adalora=3e-2"    learning rates of variants that want their own
+#   LR=1e-3                         learning rate; those of variants that want their own:
+#   LRS="full=1e-4 adalora=3e-3"
 #   JOBS=2                          runs at a time, one for each core
 # Each run's folder is OUT/VARIANT-SEED. What is finished stays, so that more variants and
 # seeds can be added; remove OUT to begin anew.
@@ -36,13 +37,14 @@ flags_of() {
         exit 2
         ;;
     esac
+    lr=${LR:-1e-3}
     for pair in ${LRS:-}; do
-        if [ "${pair%%=*}" = "$1" ]; then echo "--lr ${pair#*=}"; fi
+        if [ "${pair%%=*}" = "$1" ]; then lr=${pair#*=}; fi
     done
+    echo "--lr $lr"
 }
 
-# one VARIANT SEED FLAGS...: a run, its progress with its name in front. The variant's own
-# flags come last, so they overrule the common ones.
+# one VARIANT SEED FLAGS...: a run, its progress with its name in front.
 one() {
     run=$1-$2 seed=$2 own=$(flags_of "$1")
     shift 2

@@ -15,7 +15,7 @@ seeds=${SEEDS:-1 2 3}
 variants=${VARIANTS:-lora paper gentle}
 
 settings="--data $out/train.jsonl --eval-data $out/test.jsonl --context 127 --batch 16
-    --steps 240 --eval-every 30 --lr 5e-3 --rank 8"
+    --steps 240 --eval-every 30 --rank 8"
 
 mkdir -p "$out"
 build/word_problems train 8000 1 > "$out/train.jsonl"
@@ -30,7 +30,7 @@ for variant in $variants; do
     done
 done
 # shellcheck disable=SC2086
-OUT=$out VARIANTS=$variants SEEDS=$seeds sh examples/methods.sh --model $base $settings \
+OUT=$out VARIANTS=$variants SEEDS=$seeds LR=5e-3 sh examples/methods.sh --model $base $settings \
     > "$out/table.txt"
 # shellcheck disable=SC2086
 build/beamlora plot $runs --out "$out" > "$out/pictures.txt"
