@@ -59,6 +59,9 @@ O := $(BUILD)
 OPTIMIZE := -O2 -g
 # errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
 FAST := -O3 -fno-math-errno
+# some loops of the program once more for wider vectors, chosen when it starts; what does
+# the choosing runs before a sanitizer is ready
+CLONES := -DBEAMLORA_CLONES
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
 else
@@ -126,7 +129,7 @@ SUITE_SRC := $(wildcard test/unit/test_*.c)
 HELPER_SRC := $(filter-out $(SUITE_SRC),$(wildcard test/unit/*.c test/ref/*.c))
 TOOL_SRC := $(wildcard test/golden_replay.c test/dora_replay.c test/adalora_replay.c \
     test/tiny_model.c)
-FUZZ_SHARED := fuzz fuzz_groups fuzz_models
+FUZZ_SHARED := fuzz fuzz_groups fuzz_models fuzz_training
 FUZZ_NAMES := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(filter-out \
     $(FUZZ_SHARED:%=test/fuzz/%.c),$(wildcard test/fuzz/fuzz_*.c))))
 BENCH_SRC := $(wildcard bench/*.c)
@@ -151,6 +154,9 @@ HELPER_A := $(if $(HELPER_SRC),$(O)/obj/test/helpers.a)
 SUITES := $(SUITE_SRC:test/unit/%.c=$(O)/test/%)
 TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%)
 REPLAYS := $(FUZZ_NAMES:%=$(O)/test/replay_%)
+# inputs of some targets, written by what they read
+SEEDED := state blob checkpoint plan run
+SEEDS := $(O)/seeds/written
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 EXAMPLES := $(EXAMPLE_SRC:%.c=$(O)/%)
 WORD_PROBLEMS := $(O)/word_problems
@@ -175,7 +181,7 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(REPLAYS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(REPLAYS) $(SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
@@ -224,8 +230,8 @@ $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/src/%.o: src/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude -iquote src \
-	    $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(WARNINGS) $(ASSERTS) $(POSIX) -pthread -Iinclude \
+	    -iquote src $(call outside,$(CBLAS_CFLAGS) $(JANSSON_CFLAGS) $(SENTENCEPIECE_CFLAGS)))
 $(O)/obj/src/%.o: src/%.cc $(FLAGS)
 	$(if $(V),,@echo "  CXX   $<";) mkdir -p '$(@D)'; $(CXX) -std=c++17 $(OPTIMIZE) \
 	    $(CXX_WARNINGS) $(ASSERTS) -Iinclude -iquote src $(call outside,$(SENTENCEPIECE_CFLAGS)) $(CPPFLAGS) \
@@ -303,6 +309,12 @@ $(REPLAYS): $(O)/test/replay_%: $(O)/obj/test/fuzz/fuzz_%.o $(O)/obj/test/fuzz/r
 	$(call link_static,$(FUZZ_LINK))
 $(FUZZERS): $(O)/fuzz/%: $(O)/obj/test/fuzz/fuzz_%.o $(fuzz_objects)
 	$(call link_static,-fsanitize=fuzzer $(FUZZ_LINK))
+$(O)/test/fuzz_seeds: $(O)/obj/test/fuzz/seeds.o $(fuzz_objects)
+	$(call link_static,$(FUZZ_LINK))
+$(SEEDS): $(O)/test/fuzz_seeds test/scripts/fuzz-seeds.sh $(O)/test/tiny_model $(PROGRAM)
+	$(if $(V),,@echo "  SEEDS $(@D)";) rm -rf '$(@D)' && $< '$(@D)' && \
+	    $(SH) test/scripts/fuzz-seeds.sh '$(@D)/run' '$(PROGRAM)' '$(O)/test/tiny_model' && \
+	    touch '$@'
 # archives in the order of the layers, whatever order make has them in
 link_static = $(if $(V),,@echo "  LINK  $@";) mkdir -p '$(@D)'; $(CC) $(BASE_CFLAGS) $(1) \
     $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(foreach a,$(HELPER_A) $(SRC_A) $(IO_A) $(LIB_A),\
@@ -342,7 +354,8 @@ run_golden = $(if $(wildcard test/golden_replay.c),$(foreach g,$(GOLDEN),\
     $(foreach g,$(GOLDEN_DORA),'dora_$(basename $(notdir $(g)))=$(O)/test/dora_replay $(g)') \
     $(foreach g,$(GOLDEN_ADALORA),\
     'adalora_$(basename $(notdir $(g)))=$(O)/test/adalora_replay $(g)')
-run_replays = $(foreach f,$(FUZZ_NAMES),'fuzz_$(f)=$(O)/test/replay_$(f) test/fuzz/corpus/$(f)')
+run_replays = $(foreach f,$(FUZZ_NAMES),'fuzz_$(f)=$(O)/test/replay_$(f) test/fuzz/corpus/$(f) \
+    $(if $(filter $(f),$(SEEDED)),$(O)/seeds/$(f))')
 run_examples = $(foreach e,$(EXAMPLES),'$(notdir $(e))=$(e)') \
     $(if $(RUN_PY),$(foreach e,$(EXAMPLE_PY),'$(notdir $(e))=$(PYTHON) $(e)'))
 run_program = $(if $(wildcard test/program.sh),'program=$(SH) test/program.sh $(O)/beamlora')
@@ -379,7 +392,7 @@ check-golden: $(TOOLS)
 	@$(RUN) $(run_golden)
 
 ## check-fuzz: the inputs in test/fuzz/corpus, once each
-check-fuzz: $(REPLAYS)
+check-fuzz: $(REPLAYS) $(SEEDS)
 	@$(RUN_ENV) $(RUN) $(run_replays)
 
 ## check-examples: build and run the examples
@@ -439,13 +452,21 @@ FUZZ_SECONDS ?= 60
 ## fuzz: libFuzzer on all readers, or FUZZ="peft run", FUZZ_SECONDS=60 each; needs clang
 fuzz:
 	$(again) run-fuzzers CONFIG=fuzz CC=$(if $(filter clang%,$(notdir $(CC))),$(CC),clang)
-run-fuzzers: $(FUZZ:%=$(O)/fuzz/%)
+run-fuzzers: $(FUZZ:%=$(O)/fuzz/%) $(SEEDS)
 	@$(SH) test/scripts/fuzz.sh '$(O)/fuzz' '$(FUZZ_SECONDS)' $(FUZZ)
 
 .PHONY: check-sentencepiece
 ## check-sentencepiece: the tokenizers in a build with SentencePiece
 check-sentencepiece:
 	$(again) check-one T=tokenizer SENTENCEPIECE=1 BUILD=$(BUILD)/sentencepiece
+
+.PHONY: check-interop check-interop-files
+## check-interop: PEFT, transformers and llama.cpp with our files, from PyPI: large downloads
+check-interop: program shared
+	@$(RUN_ENV) $(SH) test/scripts/check-interop.sh all '$(BUILD)/interop' '$(PROGRAM)'
+## check-interop-files: the part of it that needs the packages safetensors and gguf alone
+check-interop-files: program shared
+	@$(RUN_ENV) $(SH) test/scripts/check-interop.sh files '$(BUILD)/interop' '$(PROGRAM)'
 
 .PHONY: check-suites
 ## check-suites: the suites alone

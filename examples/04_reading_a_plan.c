@@ -47,8 +47,8 @@ static void train_step(bl_group *group, bl_tape *const *tape)
 
 static void print_plan(const bl_group *group, const bl_plan *plan)
 {
-    static const char *const actions[] = { "history", "current", "fresh", "prune",
-                                           "skip" };
+    static const char *const actions[] = { "history", "current", "fresh",
+                                           "prune",   "skip",    "shrink" };
 
     const int64_t *module = bl_plan_get_modules(plan);
     const int64_t *pruned = bl_plan_get_pruned(plan);

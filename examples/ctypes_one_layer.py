@@ -18,7 +18,7 @@ class Options(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t),
         ("method", c_int32), ("scaling", c_int32),
-        ("rank", c_int64),
+        ("rank", c_int64), ("capacity", c_int64),
         ("alpha", c_double), ("dropout", c_double), ("temperature", c_double),
         ("parameter_dtype", c_int32), ("activation_dtype", c_int32),
         ("seed", c_uint64),
@@ -34,6 +34,7 @@ class Options(ctypes.Structure):
         ("importance", c_int32), ("selection", c_int32),
         ("fixed_count", c_int64),
         ("max_prune_fraction", c_double), ("idle", c_double),
+        ("budget", c_int64),
         ("expand", c_int32), ("moments", c_int32),
         ("pairing", c_int32), ("transfer", c_int32),
         ("history_depth", c_int64), ("history_interval", c_int64),
@@ -81,7 +82,7 @@ def default_options():
     """bl_options_init, and a check that Options is laid out as the library has it."""
     opt = Options()
     check(options_init(opt, ctypes.sizeof(opt)))
-    layout_fits = (ctypes.sizeof(opt) == 416 and opt.size == 416 and
+    layout_fits = (ctypes.sizeof(opt) == 432 and opt.size == 432 and
                    opt.rank == 8 and opt.epsilon == 1e-8 and opt.p_start == 0.95 and
                    opt.max_prune_fraction == 0.5 and opt.history_depth == 1 and
                    opt.history_phase == -1 and opt.history_age == -1 and

@@ -22,7 +22,7 @@
  *
  *     n     rows of activations: tokens in this call
  *     in    input features of the layer        out   output features
- *     r     rank of the adapter                c     scaling: alpha / r
+ *     r     rank of the adapter                c     scaling: alpha / r at creation
  *     A     [r, in]     B  [out, r]            s, g  [r] scores and importance
  *     W0    [out, in]   the frozen weight: the host's; only DoRA reads it
  *     mag   [out]       magnitudes of DoRA     |W|  [out] lengths of W's rows
@@ -220,7 +220,10 @@ enum bl_optimizer {
 
 enum bl_scope {
     BL_SCOPE_MODULE = 0, /* Top-P within each module */
-    BL_SCOPE_JOINT = 1   /* Top-P over all modules' ranks at once */
+    BL_SCOPE_JOINT = 1,  /* Top-P over all modules' ranks at once */
+    BL_SCOPE_GLOBAL = 2  /* the same, and ranks move between modules: what the pruned ones
+                            cost goes to second paths of the most important ones, in
+                            whichever module these are (see capacity and budget) */
 };
 
 enum bl_crossing {
@@ -236,8 +239,9 @@ enum bl_select {
 enum bl_curve { BL_CURVE_CONSTANT = 0, BL_CURVE_LINEAR = 1, BL_CURVE_COSINE = 2 };
 
 enum bl_importance {
-    BL_IMPORTANCE_SCORE = 0,       /* g_i */
-    BL_IMPORTANCE_CONTRIBUTION = 1 /* g_i |b_i| |a_i|, over its mean in the module */
+    BL_IMPORTANCE_SCORE = 0,        /* g_i */
+    BL_IMPORTANCE_CONTRIBUTION = 1, /* g_i |b_i| |a_i|, over its mean in the module */
+    BL_IMPORTANCE_NORM = 2          /* |c g_i b_i a_i|_F, to compare modules by */
 };
 
 enum bl_expand {
@@ -262,13 +266,17 @@ enum bl_transfer {
     BL_TRANSFER_MEAN = 0,    /* both scores become their mean */
     BL_TRANSFER_PRESERVE = 1 /* both become s_source - tau ln 2: together they weigh
                                 what the source weighed. With BL_EXPAND_FRESH both
-                                stay as they are. */
+                                stay as they are. With BL_SCOPE_GLOBAL the g of all
+                                other ranks stay too (bl_adapter_get_mass). */
 };
 
 enum bl_preset {
-    BL_PRESET_PAPER = 0,     /* the paper's text; the defaults */
-    BL_PRESET_PUBLISHED = 1, /* what its published code does */
-    BL_PRESET_TIGHTENING = 2 /* paper with p from 1 to 0.95: careful first, bold later */
+    BL_PRESET_PAPER = 0,      /* the paper's text; the defaults */
+    BL_PRESET_PUBLISHED = 1,  /* what its published code does */
+    BL_PRESET_TIGHTENING = 2, /* paper with p from 1 to 0.95: careful first, bold later */
+    BL_PRESET_GLOBAL = 3      /* paper with BL_SCOPE_GLOBAL, BL_IMPORTANCE_NORM,
+                                 BL_TRANSFER_PRESERVE and a score_lr_ratio of 0.03: ranks
+                                 move between modules */
 };
 
 /**
@@ -285,6 +293,8 @@ typedef struct bl_options {
     int32_t  method;           /* bl_method; default BL_METHOD_BEAMLORA */
     int32_t  scaling;          /* bl_scaling; default BL_SCALING_STANDARD */
     int64_t  rank;             /* r, 1 or more; may exceed in and out; default 8 */
+    int64_t  capacity;         /* the most that r may become, r or more; 0 (auto): twice r
+                                  with BL_SCOPE_GLOBAL, else r; AdaLoRA wants 0 or r */
     double   alpha;            /* in [-1e30, 1e30]; default 16; see below for AdaLoRA */
     double   dropout;          /* q in [0, 1), on the adapter's input; default 0 */
     double   temperature;      /* tau > 0; 0 (auto): 0.03 if 0 < lr < 1e-4, else 0.05 */
@@ -321,7 +331,10 @@ typedef struct bl_options {
     int32_t selection;          /* bl_select; default BL_SELECT_LOWEST */
     int64_t fixed_count;        /* ablation: ranks per module; 0 (default): Top-P */
     double  max_prune_fraction; /* in [0, 1], of a module's r; default 0.5 */
-    double  idle; /* only ranks below this share of the mean contribution; 0: any */
+    double  idle;   /* only ranks below this share of the mean contribution; 0: any */
+    int64_t budget; /* the most that sum of r (in + out + 1) may become, over all modules;
+                       0 (auto): what it is at creation with BL_SCOPE_GLOBAL, else no
+                       limit but the capacities */
 
     /* what becomes of them */
     int32_t expand;   /* bl_expand; default BL_EXPAND_HISTORY */
@@ -373,7 +386,7 @@ BL_API int bl_options_init(bl_options *opt, size_t size);
 
 /**
  * Set what a preset (bl_preset) decides: temperature, both lr ratios, and all from
- * period to history_age but fixed_count and idle. The rest is left. Since 0.1.
+ * period to history_age but fixed_count, idle and budget. The rest is left. Since 0.1.
  */
 BL_API int bl_options_preset(bl_options *opt, int32_t preset);
 
@@ -383,6 +396,7 @@ typedef struct bl_spec {
     int64_t     in_features;  /* input features, 1..INT_MAX */
     int64_t     out_features; /* output features, 1..INT_MAX */
     int64_t     rank;         /* 0: options' rank */
+    int64_t     capacity;     /* 0: options' capacity, or its default for this rank */
     double      alpha;        /* 0: options' alpha */
     const char *name;     /* unique, at most 200 bytes, copied; NULL: "adapter.<index>" */
     int32_t     frozen;   /* 1: passes gradients on to dx, has none itself */
@@ -398,8 +412,9 @@ typedef struct bl_spec {
  *  top, with their part of the history. */
 typedef struct bl_memory {
     size_t  size;     /* sizeof(bl_memory) as the caller knows it */
-    int64_t elements; /* of a buffer, padding included; in bytes a multiple of 64: what a
-                         host that brings its own parameters or gradients allocates */
+    int64_t elements; /* of a buffer, capacities and padding included; in bytes a multiple
+                         of 64: what a host that brings its own parameters or gradients
+                         allocates */
     size_t  parameters; /* bytes, of A, B, s, mag */
     size_t  gradients;
     size_t  moments;     /* m and v; 0 with BL_OPTIMIZER_HOST */
@@ -455,11 +470,19 @@ BL_API bl_adapter *bl_group_get_adapter(const bl_group *group, int64_t index);
 BL_API bl_group   *bl_adapter_get_group(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_in(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_out(const bl_adapter *adapter);
-BL_API int64_t     bl_adapter_get_rank(const bl_adapter *adapter);
+BL_API int64_t     bl_adapter_get_rank(const bl_adapter *adapter); /* r, at present */
+BL_API int64_t     bl_adapter_get_capacity(const bl_adapter *adapter);
 BL_API int64_t     bl_adapter_get_kept(const bl_adapter *adapter); /* not pruned, of r */
 BL_API double      bl_adapter_get_scaling(const bl_adapter *adapter); /* c */
+
+/** The sum of all g: r, unless ranks went or came with BL_TRANSFER_PRESERVE. A change of r
+ *  alone would change every g = r softmax(s / tau); so g = mass softmax(s / tau), and mass
+ *  moves such that ranks that neither go nor come keep their g. Since 0.1. */
+BL_API double bl_adapter_get_mass(const bl_adapter *adapter);
+
 BL_API const char *bl_adapter_get_name(const bl_adapter *adapter);
 BL_API int64_t     bl_group_get_step(const bl_group *group); /* t */
+BL_API int64_t     bl_group_get_cost(const bl_group *group); /* sum of r (in + out + 1) */
 BL_API double      bl_group_get_temperature(const bl_group *group);
 
 /** The options in force, every (auto) that is used worked out. out->size set by the
@@ -500,9 +523,10 @@ enum bl_buffer {
 
 /**
  * Look at, or write, a tensor in a buffer. The memory stays where it is for the
- * group's life. Asking for gradients first makes those zero that no backward has
- * reached since the last step, so ask each time before reading them. After writing
- * parameters call bl_group_touch, or bl_group_tick if the write was an optimizer step.
+ * group's life; how many rows of it count is r, which a reallocation may change. Asking
+ * for gradients first makes those zero that no backward has reached since the last step,
+ * so ask each time before reading them. After writing parameters call bl_group_touch, or
+ * bl_group_tick if the write was an optimizer step.
  *
  *   tensor   bl_tensor      buffer   bl_buffer      out   written
  *
@@ -513,8 +537,9 @@ BL_API int bl_adapter_get_view(bl_adapter *adapter, int32_t tensor, int32_t buff
 
 /**
  * The whole buffer of a group as one row [1, elements]: every adapter's A, B, s, mag in
- * order, each aligned to 64 bytes, the padding zero. One all-reduce on the gradients'
- * pointer is a data-parallel step. As bl_adapter_get_view otherwise.
+ * order, each with room for capacity ranks and aligned to 64 bytes; ranks that are not
+ * there, and the padding, are zero. One all-reduce on the gradients' pointer is a
+ * data-parallel step. As bl_adapter_get_view otherwise.
  */
 BL_API int bl_group_get_view(bl_group *group, int32_t buffer, bl_view *out);
 
@@ -690,7 +715,9 @@ enum bl_action {
     BL_ACTION_CURRENT = 1, /* copy the source as it is */
     BL_ACTION_FRESH = 2,   /* start anew */
     BL_ACTION_PRUNE = 3,   /* remove */
-    BL_ACTION_SKIP = 4     /* left alone: no snapshot shows the source's present path */
+    BL_ACTION_SKIP = 4,    /* left alone: no snapshot shows the source's present path */
+    BL_ACTION_SHRINK = 5   /* give up: r is one less. `source` is the rank that moves into
+                              its place, so that 0 .. r - 1 are there again; -1: none */
 };
 
 /** Make a plan with room for any reallocation of the group. It may outlive it. */
@@ -711,8 +738,13 @@ BL_API int bl_group_plan(const bl_group *group, bl_plan *plan);
  * Carry a plan out. All of it is checked first: BL_E_STATE when it was made at another
  * step, its snapshot is gone or a module is frozen; BL_E_RANGE for rows out of the
  * modules' order, modules or ranks that do not exist, the same rank pruned or a source
- * twice, a module left without a rank. The scores' moments of all modules but frozen
- * ones become zero, also of those it leaves alone. BL_E_STATE with AdaLoRA. Since 0.1.
+ * twice, a module left without a rank or with more than its capacity, a group above its
+ * budget. The scores' moments of all modules but frozen ones become zero, also of those
+ * it leaves alone. BL_E_STATE with AdaLoRA.
+ *
+ * Where a module's rank changes, views of it have other rows from now on. How much its
+ * output may change is in docs/global.md; new ranks by BL_ACTION_CURRENT and
+ * BL_ACTION_FRESH with BL_TRANSFER_PRESERVE leave it as it was. Since 0.1.
  */
 BL_API int bl_group_apply(bl_group *group, const bl_plan *plan);
 
@@ -722,7 +754,11 @@ BL_API int bl_group_reallocate(bl_group *group, bl_plan *plan);
 /** The same for an adapter in a group of its own, else BL_E_STATE. Since 0.1. */
 BL_API int bl_reallocate(bl_adapter *adapter, bl_plan *plan);
 
-/* A plan by columns: `count` rows, one per pruned rank, by module, then rank. */
+/*
+ * A plan by columns: `count` rows, one per rank that goes or comes, by module, then rank.
+ * With BL_ACTION_HISTORY, _CURRENT and _FRESH `pruned` may be a new rank: those of a module
+ * are r, r + 1 and so on, in this order. A module grows or shrinks, not both.
+ */
 BL_API int64_t        bl_plan_get_step(const bl_plan *plan);      /* t it was made at */
 BL_API double         bl_plan_get_threshold(const bl_plan *plan); /* p(t); NaN: by hand */
 BL_API int64_t        bl_plan_get_count(const bl_plan *plan);
@@ -731,7 +767,8 @@ BL_API const int64_t *bl_plan_get_pruned(const bl_plan *plan);
 BL_API const int64_t *bl_plan_get_sources(const bl_plan *plan); /* -1: none */
 BL_API const int32_t *bl_plan_get_actions(const bl_plan *plan); /* bl_action */
 BL_API const int64_t *bl_plan_get_ages(const bl_plan *plan); /* steps; -1: no snapshot */
-BL_API const double  *bl_plan_get_importances(const bl_plan *plan); /* of pruned */
+BL_API const double  *bl_plan_get_importances(const bl_plan *plan); /* of pruned; of a
+                                                                       new rank's source */
 
 /** Empty a plan, for building one by hand that may be applied after step t. */
 BL_API int bl_plan_clear(bl_plan *plan, int64_t step);
@@ -740,7 +777,9 @@ BL_API int bl_plan_clear(bl_plan *plan, int64_t step);
  * Add a row to a plan.
  *
  *   source   rank whose path is copied or shares its score; -1 with BL_ACTION_PRUNE,
- *            allowed with BL_ACTION_FRESH (then no score changes)
+ *            allowed with BL_ACTION_FRESH (then no score changes; a new rank's is the
+ *            mean of the others); with BL_ACTION_SHRINK a rank at or after the new r
+ *            where `pruned` is before it, each of those that stay once, else -1
  *   age      of the snapshot with BL_ACTION_HISTORY, one that the ring holds; else -1
  *
  * Rows go in the order of their modules. Ranks and modules are checked when the plan is
@@ -787,7 +826,7 @@ BL_API int bl_adapter_unmerge(const bl_adapter *adapter, void *w, int64_t ldw);
 BL_API int bl_adapter_fold(const bl_adapter *adapter, void *a, int64_t lda, void *b,
                            int64_t ldb);
 
-/** Importance of every rank, g [r]: r softmax(s / tau), masked and removed ranks 0;
+/** Importance of every rank, g [r]: mass softmax(s / tau), masked and removed ranks 0;
  *  ones with BL_METHOD_LORA; E, of either sign, with BL_METHOD_ADALORA. Since 0.1. */
 BL_API int bl_adapter_copy_importance(const bl_adapter *adapter, double *g);
 
@@ -801,13 +840,14 @@ BL_API int bl_adapter_copy_norms(const bl_adapter *adapter, double *norms);
  * The state of a training is a list of named arrays: for each adapter its A, B, s (E),
  * mag, their moments, averages and attached arrays, its history and its flags; for the
  * group the step and the settings. A group with the same specs and options that is given
- * them goes on bit for bit, with parallel_for given in both or in neither. Gradients are
- * no part of it: save between steps.
+ * them goes on bit for bit, with parallel_for given in both or in neither. Arrays have
+ * the rows of the present ranks, which are part of the state. Gradients are not: save
+ * between steps.
  *
- * What must be equal on resume: specs (names, shapes, c; also W0, which is not looked
- * at), dtypes, method, dora, dropout, seed, optimizer and all settings of schedule,
- * selection, expansion, history and AdaLoRA. What may differ: lr, beta1, beta2, epsilon,
- * weight_decay, the lr ratios, parallel_for, the allocator.
+ * What must be equal on resume: specs (names, shapes, capacities, c; also W0, which is
+ * not looked at), dtypes, method, dora, dropout, seed, optimizer and all settings of
+ * schedule, budget, selection, expansion, history and AdaLoRA. What may differ: ranks, lr,
+ * beta1, beta2, epsilon, weight_decay, the lr ratios, parallel_for, the allocator.
  */
 
 /** Number of arrays. */

@@ -3,6 +3,7 @@
  * Where its memory comes from is group.c's business.
  */
 #include <math.h>
+#include <string.h>
 
 #include "internal.h"
 
@@ -24,6 +25,35 @@ int64_t bl_adapter_get_out(const bl_adapter *adapter)
 int64_t bl_adapter_get_rank(const bl_adapter *adapter)
 {
     return adapter->rank;
+}
+
+int64_t bl_adapter_get_capacity(const bl_adapter *adapter)
+{
+    return adapter->capacity;
+}
+
+double bl_adapter_get_mass(const bl_adapter *adapter)
+{
+    return adapter->mass;
+}
+
+int64_t bl__adapter_cost(const bl_adapter *adapter)
+{
+    return adapter->in + adapter->out + 1;
+}
+
+void bl__adapter_clear(const bl_adapter *adapter, void *buffer, int64_t from, int64_t to)
+{
+    const int32_t dtype = adapter->group->dtype;
+    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
+        int64_t       rows, cols;
+        const int64_t offset = bl__tensor(adapter, which, &rows, &cols);
+        const int64_t width = which == BL_TENSOR_SCORES ? 1 : cols; /* of a rank */
+        if (offset >= 0) {
+            memset(bl__at(dtype, buffer, offset + from * width), 0,
+                   (size_t) ((to - from) * width) * bl__dtype_bytes(dtype));
+        }
+    }
 }
 
 double bl_adapter_get_scaling(const bl_adapter *adapter)
@@ -147,7 +177,8 @@ void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g
         const void *const s = bl__at_const(
             group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
         bl__score_importance(group->dtype, s, group->removed + adapter->first_rank,
-                             adapter->rank, group->options.temperature, masked);
+                             adapter->rank, adapter->mass, group->options.temperature,
+                             masked);
     }
     for (int64_t i = 0; i < adapter->rank; i++) {
         if (g != NULL) {

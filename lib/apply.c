@@ -1,122 +1,13 @@
 /*
- * Carrying out a plan: checks all of it, then moves rows of A, B, their moments and
- * attached arrays, and scores (docs/method.md, "One reallocation", steps 5 to 7).
- * Touches only what moves.
+ * Carrying out a plan: moves rows of A, B, their moments and attached arrays, and scores
+ * (docs/method.md, "One reallocation", steps 5 to 7), then closes the gaps where ranks were
+ * given up. Touches only what moves.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "internal.h"
-
-enum { IS_LISTED = 1, IS_PRUNED = 2, IS_SOURCE = 4, LEAVES = 8 };
-
-/* ----- checks ----- */
-
-static int has_source(int32_t action, int64_t source)
-{
-    return action != BL_ACTION_PRUNE && !(action == BL_ACTION_FRESH && source == -1);
-}
-
-static int check_rank(const bl_adapter *adapter, const char *role, int64_t rank)
-{
-    if (rank < 0 || rank >= adapter->rank) {
-        return bl__fail(BL_E_RANGE, "%s rank is %lld, must be in [0, %lld) in %s", role,
-                        (long long) rank, (long long) adapter->rank, adapter->name);
-    }
-    if (adapter->group->removed[adapter->first_rank + rank]) {
-        return bl__fail(BL_E_RANGE, "%s rank %lld of %s was removed before", role,
-                        (long long) rank, adapter->name);
-    }
-    return 0;
-}
-
-static int check_row(bl_group *group, const bl_plan *plan, int64_t row)
-{
-    const int64_t module = plan->modules[row];
-    if (module < 0 || module >= group->count) {
-        return bl__fail(BL_E_RANGE, "module is %lld, must be in [0, %lld)",
-                        (long long) module, (long long) group->count);
-    }
-    if (row > 0 && module < plan->modules[row - 1]) {
-        return bl__fail(BL_E_RANGE,
-                        "rows must be in the order of their modules: %lld "
-                        "comes after %lld",
-                        (long long) module, (long long) plan->modules[row - 1]);
-    }
-    const bl_adapter *const adapter = &group->adapters[module];
-    uint8_t *const          marks = group->scratch_ranks + adapter->first_rank;
-    const int64_t           pruned = plan->pruned[row];
-    const int64_t           source = plan->sources[row];
-    const int32_t           action = plan->actions[row];
-    if (adapter->frozen) {
-        return bl__fail(BL_E_STATE, "%s is frozen", adapter->name);
-    }
-    int rc = check_rank(adapter, "pruned", pruned);
-    if (rc != 0) {
-        return rc;
-    }
-    if (marks[pruned] & IS_LISTED) {
-        return bl__fail(BL_E_RANGE, "rank %lld of %s is pruned twice", (long long) pruned,
-                        adapter->name);
-    }
-    marks[pruned] |= IS_LISTED;
-    if (action == BL_ACTION_SKIP) {
-        return 0;
-    }
-    marks[pruned] |= action == BL_ACTION_PRUNE ? IS_PRUNED | LEAVES : IS_PRUNED;
-    if (has_source(action, source)) {
-        rc = check_rank(adapter, "source", source);
-        if (rc != 0) {
-            return rc;
-        }
-        if (marks[source] & IS_SOURCE) {
-            return bl__fail(BL_E_RANGE, "rank %lld of %s is a source twice",
-                            (long long) source, adapter->name);
-        }
-        marks[source] |= IS_SOURCE;
-    }
-    if (action == BL_ACTION_HISTORY &&
-        group->buffers[BL_BUFFER_PARAMETERS].history == NULL) {
-        return bl__fail(BL_E_STATE, "the group keeps no history");
-    }
-    if (action == BL_ACTION_HISTORY && bl__history_slot(group, plan->ages[row]) < 0) {
-        return bl__fail(BL_E_STATE, "the history holds no snapshot of age %lld",
-                        (long long) plan->ages[row]);
-    }
-    return 0;
-}
-
-static int check_plan(bl_group *group, const bl_plan *plan)
-{
-    if (bl__is_adalora(group)) {
-        return bl__fail(BL_E_STATE,
-                        "AdaLoRA allocates ranks by itself: it takes no plan");
-    }
-    if (plan->step != group->t) {
-        return bl__fail(BL_E_STATE, "the plan is for step %lld, the group is at %lld",
-                        (long long) plan->step, (long long) group->t);
-    }
-    memset(group->scratch_ranks, 0, (size_t) group->ranks);
-    for (int64_t row = 0; row < plan->count; row++) {
-        const int rc = check_row(group, plan, row);
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    for (int64_t i = 0; i < group->count; i++) {
-        const bl_adapter *const adapter = &group->adapters[i];
-        int64_t                 left = 0;
-        for (int64_t k = adapter->first_rank; k < adapter->first_rank + adapter->rank;
-             k++) {
-            left += !group->removed[k] && !(group->scratch_ranks[k] & LEAVES);
-        }
-        if (left == 0) {
-            return bl__fail(BL_E_RANGE, "the plan leaves %s without a rank",
-                            adapter->name);
-        }
-    }
-    return 0;
-}
 
 /* ----- one tensor of one buffer ----- */
 
@@ -166,14 +57,14 @@ static void start_afresh(const struct tensor *tensor, int64_t rank)
     const int64_t first = adapter->first_rank;
     int64_t       kept = 0;
     for (int64_t i = 0; i < adapter->rank; i++) {
-        kept +=
-            !group->removed[first + i] && !(group->scratch_ranks[first + i] & IS_PRUNED);
+        kept += !group->removed[first + i] &&
+                !(group->scratch_ranks[first + i] & BL__IS_PRUNED);
     }
     for (int64_t j = 0; kept > 0 && j < tensor->cols; j++) {
         double sum = 0;
         for (int64_t i = 0; i < adapter->rank; i++) {
             if (!group->removed[first + i] &&
-                !(group->scratch_ranks[first + i] & IS_PRUNED)) {
+                !(group->scratch_ranks[first + i] & BL__IS_PRUNED)) {
                 sum += bl__get(group->dtype, row_at(tensor, i), j);
             }
         }
@@ -199,7 +90,7 @@ static void move_rows(const struct tensor *tensor, const bl_plan *plan, int64_t 
         const int64_t rank = plan->pruned[row];
         const int32_t action = plan->actions[row];
         void *const   to = row_at(tensor, rank);
-        if (action == BL_ACTION_SKIP) {
+        if (action == BL_ACTION_SKIP || action == BL_ACTION_SHRINK) {
             continue;
         }
         if (action == BL_ACTION_FRESH) {
@@ -223,31 +114,60 @@ static void move_rows(const struct tensor *tensor, const bl_plan *plan, int64_t 
 
 /* ----- scores ----- */
 
+static double *read_scores(const bl_adapter *adapter)
+{
+    bl_group *const   group = adapter->group;
+    double *const     scores = group->scratch_scores;
+    const void *const s =
+        bl__at_const(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        scores[i] = bl__get(group->dtype, s, i);
+    }
+    return scores;
+}
+
+/* The score that a rank has before it shares its source's: a new one has none of its own. */
+static double score_before(const bl_adapter *adapter, const double *old, int64_t rank,
+                           int64_t source)
+{
+    if (rank < adapter->rank) {
+        return old[rank];
+    }
+    if (source >= 0) {
+        return old[source];
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        sum += adapter->group->removed[adapter->first_rank + i] ? 0 : old[i];
+    }
+    return sum / (double) bl_adapter_get_kept(adapter);
+}
+
 static void share_scores(bl_adapter *adapter, const bl_plan *plan, int64_t first,
                          int64_t end)
 {
     bl_group *const         group = adapter->group;
     const bl_options *const o = &group->options;
-    double *const           old = group->scratch_scores;
+    const double *const     old = read_scores(adapter);
+    const int               preserve = o->transfer == BL_TRANSFER_PRESERVE;
     void *const             s =
         bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, adapter->s);
-    for (int64_t i = 0; i < adapter->rank; i++) {
-        old[i] = bl__get(group->dtype, s, i);
-    }
     /* Destinations first, then sources: a rank that is both ends as a source. */
     for (int to_source = 0; to_source < 2; to_source++) {
         for (int64_t row = first; row < end; row++) {
             const int32_t action = plan->actions[row];
             const int64_t source = plan->sources[row];
-            const int     preserve = o->transfer == BL_TRANSFER_PRESERVE;
-            if (action == BL_ACTION_SKIP || !has_source(action, source) ||
-                (action == BL_ACTION_FRESH && preserve)) {
+            const int64_t rank = plan->pruned[row];
+            const int     shares = bl__plan_has_source(action, source) &&
+                               !(action == BL_ACTION_FRESH && preserve);
+            if (!shares && (to_source || rank < adapter->rank)) {
                 continue;
             }
-            const int64_t pruned = plan->pruned[row];
-            const double  shared = preserve ? old[source] - o->temperature * log(2)
-                                            : (old[pruned] + old[source]) / 2;
-            bl__set(group->dtype, s, to_source ? source : pruned, shared);
+            const double before = score_before(adapter, old, rank, source);
+            const double shared = !shares    ? before
+                                  : preserve ? old[source] - o->temperature * log(2)
+                                             : (before + old[source]) / 2;
+            bl__set(group->dtype, s, to_source ? source : rank, shared);
         }
     }
 }
@@ -267,7 +187,147 @@ static void clear_score_moments(bl_group *group)
     }
 }
 
+/* ----- ranks ----- */
+
+static void copy_rank(const bl_adapter *adapter, void *buffer, int64_t to, int64_t from)
+{
+    const int32_t dtype = adapter->group->dtype;
+    for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
+        int64_t       ranks, cols;
+        const int64_t offset = bl__tensor(adapter, which, &ranks, &cols);
+        const int64_t width = which == BL_TENSOR_SCORES ? 1 : cols; /* of a rank */
+        if (offset >= 0) {
+            memcpy(bl__at(dtype, buffer, offset + to * width),
+                   bl__at(dtype, buffer, offset + from * width),
+                   (size_t) width * bl__dtype_bytes(dtype));
+        }
+    }
+}
+
+/* Everything that rank `from` has becomes rank `to`'s, in snapshots too. */
+static void move_rank(bl_adapter *adapter, int64_t to, int64_t from)
+{
+    bl_group *const group = adapter->group;
+    const int64_t   first = adapter->first_rank;
+    for (int32_t k = 0; k < group->buffer_count; k++) {
+        if (group->buffers[k].data != NULL) {
+            copy_rank(adapter, group->buffers[k].data, to, from);
+        }
+        for (int64_t i = 0; i < group->options.history_depth; i++) {
+            if (group->buffers[k].history != NULL) {
+                copy_rank(adapter, bl__history_data(group, k, i), to, from);
+            }
+        }
+    }
+    group->born[first + to] = group->born[first + from];
+    group->removed[first + to] = group->removed[first + from];
+    group->mask[first + to] = group->mask[first + from];
+}
+
+/* A new rank is in no snapshot: what is there was another's, and not in the state. */
+static void forget_past(const bl_adapter *adapter, int64_t rank)
+{
+    bl_group *const group = adapter->group;
+    for (int32_t k = 0; k < group->buffer_count; k++) {
+        for (int64_t i = 0; i < group->options.history_depth; i++) {
+            if (group->buffers[k].history != NULL) {
+                bl__adapter_clear(adapter, bl__history_data(group, k, i), rank, rank + 1);
+            }
+        }
+    }
+}
+
+/* Close the gaps of ranks that were given up, and count the new ones. */
+static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int64_t end)
+{
+    bl_group *const group = adapter->group;
+    int64_t         rank = adapter->rank;
+    for (int64_t row = first; row < end; row++) {
+        if (bl__plan_is_new(adapter, plan, row)) {
+            group->removed[adapter->first_rank + plan->pruned[row]] = 0;
+            group->mask[adapter->first_rank + plan->pruned[row]] = 1;
+            forget_past(adapter, plan->pruned[row]);
+            rank++;
+        } else if (plan->actions[row] == BL_ACTION_SHRINK) {
+            if (plan->sources[row] >= 0) {
+                move_rank(adapter, plan->pruned[row], plan->sources[row]);
+            }
+            rank--;
+        }
+    }
+    for (int32_t k = 0; k < group->buffer_count; k++) {
+        if (rank < adapter->rank && group->buffers[k].data != NULL) {
+            bl__adapter_clear(adapter, group->buffers[k].data, rank, adapter->rank);
+        }
+    }
+    adapter->rank = rank;
+}
+
 /* ----- the whole ----- */
+
+static double highest_score(const bl_adapter *adapter)
+{
+    const double *const s = read_scores(adapter);
+    double              most = -INFINITY;
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        if (!adapter->group->removed[adapter->first_rank + i]) {
+            most = fmax(most, s[i]);
+        }
+    }
+    return most;
+}
+
+/* Sum of exp((s - most) / tau) over the module's ranks. */
+static double weigh(const bl_adapter *adapter, double most)
+{
+    const bl_group *const group = adapter->group;
+    const double *const   s = read_scores(adapter);
+    double                sum = 0;
+    for (int64_t i = 0; i < adapter->rank; i++) {
+        if (!group->removed[adapter->first_rank + i]) {
+            sum += exp((s[i] - most) / group->options.temperature);
+        }
+    }
+    return sum;
+}
+
+static void mark_rows(const bl_adapter *adapter, const bl_plan *plan, int64_t first,
+                      int64_t end)
+{
+    bl_group *const group = adapter->group;
+    for (int64_t row = first; row < end; row++) {
+        const int64_t rank = adapter->first_rank + plan->pruned[row];
+        const int32_t action = plan->actions[row];
+        if (action == BL_ACTION_PRUNE) {
+            group->removed[rank] = 1;
+        } else if (action != BL_ACTION_SKIP && action != BL_ACTION_SHRINK) {
+            group->born[rank] = group->t;
+        }
+    }
+}
+
+/* Scores, ranks, and the sum of g that goes with them. */
+static void change_ranks(bl_adapter *adapter, const bl_plan *plan, int64_t first,
+                         int64_t end)
+{
+    const bl_options *const o = &adapter->group->options;
+    const int64_t           rank = adapter->rank;
+    const int               scored = adapter->s != adapter->magnitude;
+    const double            most = scored ? highest_score(adapter) : 0;
+    const double            before = scored ? weigh(adapter, most) : 1;
+    if (scored) {
+        share_scores(adapter, plan, first, end);
+    }
+    mark_rows(adapter, plan, first, end);
+    resize(adapter, plan, first, end);
+    if (!scored || o->transfer == BL_TRANSFER_MEAN) {
+        adapter->mass = (double) adapter->rank;
+    } else if (o->scope == BL_SCOPE_GLOBAL || adapter->rank != rank) {
+        const double mass = adapter->mass * weigh(adapter, most) / before;
+        /* above 0 also where all that had weight is gone; never NaN */
+        adapter->mass = isfinite(mass) ? fmax(mass, DBL_MIN) : adapter->mass;
+    }
+}
 
 static void apply_module(bl_adapter *adapter, const bl_plan *plan, int64_t first,
                          int64_t end)
@@ -285,17 +345,7 @@ static void apply_module(bl_adapter *adapter, const bl_plan *plan, int64_t first
             move_rows(&tensor, plan, first, end);
         }
     }
-    if (adapter->s != adapter->magnitude) {
-        share_scores(adapter, plan, first, end);
-    }
-    for (int64_t row = first; row < end; row++) {
-        const int64_t rank = adapter->first_rank + plan->pruned[row];
-        if (plan->actions[row] == BL_ACTION_PRUNE) {
-            group->removed[rank] = 1;
-        } else if (plan->actions[row] != BL_ACTION_SKIP) {
-            group->born[rank] = group->t;
-        }
-    }
+    change_ranks(adapter, plan, first, end);
 }
 
 int bl_group_apply(bl_group *group, const bl_plan *plan)
@@ -303,7 +353,7 @@ int bl_group_apply(bl_group *group, const bl_plan *plan)
     if (group == NULL || plan == NULL) {
         return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "plan");
     }
-    const int rc = check_plan(group, plan);
+    const int rc = bl__plan_check(group, plan);
     if (rc != 0) {
         return rc;
     }

@@ -72,12 +72,12 @@ void bl__subtract(int32_t dtype, void *a, int64_t lda, const void *b, int64_t ld
 
 /* ----- score.c ----- */
 
-/* g = r softmax(s / tau) over the ranks that are not removed; removed ones get 0. */
+/* g = mass softmax(s / tau) over the ranks that are not removed; removed ones get 0. */
 void bl__score_importance(int32_t dtype, const void *s, const uint8_t *removed, int64_t r,
-                          double tau, double *g);
-/* ds[i] += g_i (dg_i - (g . dg) / r) / tau */
+                          double mass, double tau, double *g);
+/* ds[i] += g_i (dg_i - (g . dg) / mass) / tau */
 void bl__score_backward(int32_t dtype, void *ds, const double *g, const double *dg,
-                        int64_t r, double tau);
+                        int64_t r, double mass, double tau);
 
 /* ----- adamw.c ----- */
 
@@ -118,7 +118,8 @@ int    bl__schedule_snapshot_due(const bl_options *options, int64_t t);
 double bl__schedule_threshold(const bl_options *options, int64_t t);
 /* How many of a module's `alive` ranks, of `rank`, may be pruned at once. */
 int64_t bl__schedule_cap(const bl_options *options, int64_t rank, int64_t alive);
-/* 0, or BL_E_OPTIONS with the reason why no rank would ever be reallocated. */
-int bl__schedule_check(const bl_options *options, int64_t largest_rank);
+/* 0, or BL_E_OPTIONS with the reason why no rank would ever be reallocated; where there is
+ * room to grow ranks come also if none goes. */
+int bl__schedule_check(const bl_options *options, int64_t largest_rank, int room);
 
 #endif

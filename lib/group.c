@@ -1,7 +1,8 @@
 /*
  * Groups: many adapters as one. All bookkeeping is one block, and there is one buffer
  * each for parameters, gradients, moments and averages, in segments aligned to 64 bytes:
- * adapter 0's A, B, s and magnitudes, then adapter 1's, and so on.
+ * adapter 0's A, B, s and magnitudes, then adapter 1's, and so on, each with room for
+ * capacity ranks, of which the first r are there and the others zero.
  *
  * Memory: elements * (1 + 1 + 2), with AdaLoRA 2 more, and history_depth * elements * (1,
  * or 3 with moments).
@@ -17,10 +18,12 @@ static const size_t first_memory_size = 80; /* of release 0.1 */
 /* ----- sizes, known before anything is made ----- */
 
 struct sizes {
-    bl_options options; /* resolved */
-    int64_t    elements, ranks, largest_rank, scratch;
-    size_t     bytes; /* of an element */
-    int64_t    rows;  /* of all W0 together, with DoRA; 0 without            */
+    bl_options options;                                /* resolved */
+    int64_t    elements, ranks, largest_rank, scratch; /* by capacity */
+    int64_t    present_ranks, largest_present, cost;   /* at creation */
+    int64_t    growth; /* the least that one more rank costs; 0: no room anywhere */
+    size_t     bytes;  /* of an element */
+    int64_t    rows;   /* of all W0 together, with DoRA; 0 without            */
     int64_t    length_rows, length_a, length_products, length_gram; /* of its scratch */
     int64_t    penalty_gram;                                        /* with AdaLoRA */
     size_t     bookkeeping, buffer, history;
@@ -133,9 +136,9 @@ static void measure_dora(struct sizes *sizes, const bl_spec *spec)
     const int64_t block = bl__block_rows(row_bytes, spec->out_features);
     sizes->rows += spec->out_features;
     sizes->elements += segment(spec->out_features, sizes->bytes);
-    sizes->length_a = larger(sizes->length_a, spec->rank * spec->in_features);
-    sizes->length_products = larger(sizes->length_products, block * spec->rank);
-    sizes->length_gram = larger(sizes->length_gram, spec->rank * spec->rank);
+    sizes->length_a = larger(sizes->length_a, spec->capacity * spec->in_features);
+    sizes->length_products = larger(sizes->length_products, block * spec->capacity);
+    sizes->length_gram = larger(sizes->length_gram, spec->capacity * spec->capacity);
     if (spec->base_rows != NULL) {
         sizes->length_rows = larger(sizes->length_rows, block * spec->in_features);
     }
@@ -146,13 +149,15 @@ static int settle_budget(struct sizes *sizes, int64_t count)
 {
     int64_t *const target = &sizes->options.target_rank;
     if (*target == 0) {
-        *target = 2 * sizes->ranks / (3 * count) < 1 ? 1 : 2 * sizes->ranks / (3 * count);
+        const int64_t share = 2 * sizes->present_ranks / (3 * count);
+        *target = share < 1 ? 1 : share;
     }
-    if (*target * count > sizes->ranks) {
+    if (*target * count > sizes->present_ranks) {
         return bl__fail(BL_E_OPTIONS,
                         "target_rank is %lld, must be at most the adapters' mean rank "
                         "(%lld in %lld)",
-                        (long long) *target, (long long) sizes->ranks, (long long) count);
+                        (long long) *target, (long long) sizes->present_ranks,
+                        (long long) count);
     }
     return 0;
 }
@@ -185,23 +190,32 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
         }
         /* Each of these products is below 2^62, so only the sums need watching. */
         const int64_t wide = larger(spec.in_features, spec.out_features);
-        const int64_t all = segment(spec.rank * spec.in_features, sizes->bytes) / 2 +
-                            segment(spec.rank * spec.out_features, sizes->bytes) / 2;
+        const int64_t all = segment(spec.capacity * spec.in_features, sizes->bytes) / 2 +
+                            segment(spec.capacity * spec.out_features, sizes->bytes) / 2;
         if (all > INT64_MAX / 128 || sizes->elements > INT64_MAX / 128) {
             return bl__fail(BL_E_RANGE, "spec %lld makes the group larger than memory",
                             (long long) i);
         }
-        sizes->elements += segment(spec.rank * spec.in_features, sizes->bytes) +
-                           segment(spec.rank * spec.out_features, sizes->bytes) +
-                           (scores ? segment(spec.rank, sizes->bytes) : 0);
-        sizes->ranks += spec.rank;
-        sizes->largest_rank = larger(sizes->largest_rank, spec.rank);
-        sizes->scratch = larger(sizes->scratch, spec.rank * wide);
+        sizes->elements += segment(spec.capacity * spec.in_features, sizes->bytes) +
+                           segment(spec.capacity * spec.out_features, sizes->bytes) +
+                           (scores ? segment(spec.capacity, sizes->bytes) : 0);
+        sizes->ranks += spec.capacity;
+        sizes->largest_rank = larger(sizes->largest_rank, spec.capacity);
+        sizes->scratch = larger(sizes->scratch, spec.capacity * wide);
+        sizes->present_ranks += spec.rank;
+        sizes->largest_present = larger(sizes->largest_present, spec.rank);
+        const int64_t rank_cost = spec.in_features + spec.out_features + 1;
+        sizes->cost += spec.rank * rank_cost;
+        if (spec.capacity > spec.rank &&
+            (sizes->growth == 0 || rank_cost < sizes->growth)) {
+            sizes->growth = rank_cost;
+        }
         if (sizes->options.dora) {
             measure_dora(sizes, &spec);
         }
     }
-    rc = bl__options_resolve(&sizes->options, sizes->largest_rank);
+    rc = bl__options_resolve(&sizes->options, sizes->largest_present, sizes->cost,
+                             sizes->growth);
     if (rc != 0) {
         return rc;
     }
@@ -262,12 +276,15 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         adapter->in = spec.in_features;
         adapter->out = spec.out_features;
         adapter->rank = spec.rank;
+        adapter->capacity = spec.capacity;
+        adapter->mass = (double) spec.rank;
         adapter->scaling = scaling(o, &spec);
         adapter->a = offset;
-        adapter->b = adapter->a + segment(spec.rank * spec.in_features, bytes);
-        adapter->s = adapter->b + segment(spec.rank * spec.out_features, bytes);
+        adapter->b = adapter->a + segment(spec.capacity * spec.in_features, bytes);
+        adapter->s = adapter->b + segment(spec.capacity * spec.out_features, bytes);
         adapter->magnitude =
-            adapter->s + (o->method != BL_METHOD_LORA ? segment(spec.rank, bytes) : 0);
+            adapter->s +
+            (o->method != BL_METHOD_LORA ? segment(spec.capacity, bytes) : 0);
         adapter->end =
             adapter->magnitude + (o->dora ? segment(spec.out_features, bytes) : 0);
         if (o->dora) {
@@ -285,7 +302,7 @@ static void place_adapters(bl_group *group, const bl_spec *specs)
         group->frozen[i] = (uint8_t) spec.frozen;
         name_adapter(adapter, spec.name);
         offset = adapter->end;
-        first_rank += spec.rank;
+        first_rank += spec.capacity;
     }
 }
 
@@ -546,6 +563,15 @@ bl_adapter *bl_group_get_adapter(const bl_group *group, int64_t index)
 int64_t bl_group_get_step(const bl_group *group)
 {
     return group->t;
+}
+
+int64_t bl_group_get_cost(const bl_group *group)
+{
+    int64_t cost = 0;
+    for (int64_t i = 0; i < group->count; i++) {
+        cost += group->adapters[i].rank * bl__adapter_cost(&group->adapters[i]);
+    }
+    return cost;
 }
 
 double bl_group_get_temperature(const bl_group *group)

@@ -19,6 +19,12 @@ const void *bl__history_at(const bl_group *group, int32_t buffer, int64_t slot,
     return bl__at_const(group->dtype, ring + (size_t) slot * slot_bytes(group), offset);
 }
 
+void *bl__history_data(bl_group *group, int32_t buffer, int64_t slot)
+{
+    char *const ring = group->buffers[buffer].history;
+    return ring + (size_t) slot * slot_bytes(group);
+}
+
 void bl__history_snapshot(bl_group *group)
 {
     const int64_t slot = group->snapshots % group->options.history_depth;

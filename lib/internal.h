@@ -16,8 +16,11 @@
 
 struct bl_adapter {
     bl_group *group;
-    int64_t   index, in, out, rank;
+    int64_t   index, in, out;
+    int64_t   rank, capacity; /* in this order, as the state has them */
+    int64_t   other_rank;     /* of a state that is looked at */
     double    scaling;
+    double    mass;    /* sum of all g: rank, unless ranks came and went */
     int64_t   a, b, s; /* element offsets in every buffer                           */
     int64_t   magnitude, end; /* s == magnitude: no scores; magnitude == end: no DoRA */
     int64_t   first_rank;     /* offset in the group's arrays by rank                 */
@@ -49,7 +52,7 @@ struct bl_group {
     int64_t              count;
     bl_adapter          *adapters;
     int64_t              elements; /* of a buffer */
-    int64_t              ranks;    /* of all adapters together */
+    int64_t              ranks;    /* that all adapters have room for */
     struct bl__buffer    buffers[BL__BUFFERS];
     int32_t              buffer_count;
     int32_t              dtype;
@@ -64,7 +67,7 @@ struct bl_group {
     uint8_t             *frozen;   /* [count] as the state saves it */
     double              *settings; /* as the state saves them     */
     void                *scratch;  /* [largest rank * max(in, out)] for moves in place */
-    double              *scratch_scores; /* [largest rank] */
+    double              *scratch_scores; /* [largest rank]; ranks are capacities here */
     uint8_t             *scratch_ranks;  /* [ranks] */
     struct bl__lengths_scratch {
         void   *rows;      /* [block, in] of W0; NULL: all of them are in memory */
@@ -87,9 +90,11 @@ struct bl_group {
 /* ----- options.c ----- */
 
 /* Copy the caller's options (NULL: defaults), check them and work out every (auto).
- * `largest_rank` bounds what a reallocation can do. */
+ * `largest_rank` bounds what a reallocation can do, `cost` is what all ranks take, `growth`
+ * the least that one more costs where there is room for it; 0: nowhere. */
 int bl__options_read(bl_options *out, const bl_options *opt);
-int bl__options_resolve(bl_options *options, int64_t largest_rank);
+int bl__options_resolve(bl_options *options, int64_t largest_rank, int64_t cost,
+                        int64_t growth);
 /* Spec `index` of an array, with the options' values where it has none. */
 int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
                   const bl_options *options);
@@ -107,6 +112,10 @@ int64_t bl__tensor(const bl_adapter *adapter, int32_t tensor, int64_t *rows,
 void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g);
 /* |c| g_i |b_i| |a_i| for each rank */
 void bl__adapter_norms(const bl_adapter *adapter, const double *g, double *norms);
+/* Parameters of one rank, which the budget counts. */
+int64_t bl__adapter_cost(const bl_adapter *adapter);
+/* Ranks [from, to) of A, B and s in a buffer become zero. */
+void bl__adapter_clear(const bl_adapter *adapter, void *buffer, int64_t from, int64_t to);
 /* Gradients that no backward has reached since the last step become zero. */
 void bl__group_settle_gradients(bl_group *group);
 void bl__group_forget_gradients(bl_group *group);
@@ -116,7 +125,9 @@ void bl__group_forget_gradients(bl_group *group);
 /* A buffer's entry at a tensor's offset in ring slot `slot`. */
 const void *bl__history_at(const bl_group *group, int32_t buffer, int64_t slot,
                            int64_t offset);
-void        bl__history_snapshot(bl_group *group);
+/* The whole slot */
+void *bl__history_data(bl_group *group, int32_t buffer, int64_t slot);
+void  bl__history_snapshot(bl_group *group);
 /* Slot whose age is nearest to the wanted one among those that show the present path of
  * rank `rank` of `adapter`; -1: none. */
 int64_t bl__history_find(const bl_adapter *adapter, int64_t rank);
@@ -125,12 +136,15 @@ int64_t bl__history_slot(const bl_group *group, int64_t age);
 
 /* ----- plan.c ----- */
 
+enum bl__fate { BL__STAYS = 0, BL__GOES = 1, BL__COPIED = 2 };
+
 /* A rank in the order: by importance, then module, then index. */
 struct bl__entry {
     double  importance;
     double  contribution; /* g |b| |a| over its mean in the module */
     int64_t module, rank;
-    int64_t pruned;
+    int32_t fate;
+    int32_t reserved;
 };
 
 struct bl_plan {
@@ -145,15 +159,40 @@ struct bl_plan {
     double              *g;              /* [capacity] */
     double              *norms;          /* [capacity] */
     int64_t             *order;          /* [capacity] */
+    int64_t             *changes;        /* [capacity], by module: its rank's */
 };
 
 int    bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
                        int64_t capacity);
 size_t bl__plan_bytes(int64_t capacity);
 
-/* ----- select.c ----- */
+enum bl__marks {
+    BL__IS_LISTED = 1,
+    BL__IS_PRUNED = 2,
+    BL__IS_SOURCE = 4,
+    BL__LEAVES = 8,
+    BL__MOVES = 16
+};
+/* Whether the plan can be carried out; leaves marks in the group's scratch_ranks. */
+int bl__plan_check(bl_group *group, const bl_plan *plan);
+/* Whether a row's source takes part in it, and whether its `pruned` is a new rank. */
+int bl__plan_has_source(int32_t action, int64_t source);
+int bl__plan_is_new(const bl_adapter *adapter, const bl_plan *plan, int64_t row);
+
+/* ----- select.c, grow.c ----- */
 
 void bl__entries_sort(struct bl__entry *entries, int64_t count);
+/* Rows for a module's marked entries, by rank, without what comes of them; the first. */
+int64_t bl__select_list(const bl_adapter *adapter, bl_plan *plan,
+                        const struct bl__entry *entries, int64_t entry_count);
+/* What comes of a row's rank: the path of `source`, as the options want it. */
+void bl__select_fill(const bl_adapter *adapter, bl_plan *plan, int64_t row,
+                     int64_t source);
+/* Sources in plan->order, best first, to the order in which rows take them. */
+void bl__select_shuffle(const bl_adapter *adapter, bl_plan *plan, int64_t count);
+/* Rows for all modules, whose entries in plan->module_entries are marked; all together,
+ * in order, they are the first `total` of plan->entries. */
+void bl__grow(const bl_group *group, bl_plan *plan, int64_t total);
 
 /* ----- tape.c ----- */
 
@@ -198,6 +237,8 @@ void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
                       void *context);
 /* Whether the cores are the host's, by its parallel_for, or the BLAS's. */
 int bl__owns_cores(const bl_group *group);
+/* How many rows a pass takes at a time, up to the tape's block. */
+int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape);
 /* Whether h is spread over panels of columns rather than rows: a factor of high rank is so
  * large that each part should have its own share of it. With DoRA rows are rescaled next. */
 int bl__cut_by_columns(const bl_adapter *adapter);

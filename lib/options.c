@@ -11,23 +11,23 @@
 
 /* The layout is the ABI: a failure here is a new SONAME or a mistake. */
 _Static_assert(sizeof(void *) == 8, "libbeamlora is made for 64-bit platforms");
-_Static_assert(sizeof(bl_options) == 416, "bl_options");
-_Static_assert(offsetof(bl_options, seed) == 56, "bl_options");
-_Static_assert(offsetof(bl_options, dora) == 64, "bl_options");
-_Static_assert(offsetof(bl_options, total_steps) == 128, "bl_options");
-_Static_assert(offsetof(bl_options, scope) == 184, "bl_options");
-_Static_assert(offsetof(bl_options, expand) == 224, "bl_options");
-_Static_assert(offsetof(bl_options, parallel_for) == 272, "bl_options");
-_Static_assert(offsetof(bl_options, base) == 336, "bl_options");
-_Static_assert(offsetof(bl_options, target_rank) == 360, "bl_options");
-_Static_assert(sizeof(bl_spec) == 80, "bl_spec");
-_Static_assert(offsetof(bl_spec, base) == 56, "bl_spec");
+_Static_assert(sizeof(bl_options) == 432, "bl_options");
+_Static_assert(offsetof(bl_options, seed) == 64, "bl_options");
+_Static_assert(offsetof(bl_options, dora) == 72, "bl_options");
+_Static_assert(offsetof(bl_options, total_steps) == 136, "bl_options");
+_Static_assert(offsetof(bl_options, scope) == 192, "bl_options");
+_Static_assert(offsetof(bl_options, expand) == 240, "bl_options");
+_Static_assert(offsetof(bl_options, parallel_for) == 288, "bl_options");
+_Static_assert(offsetof(bl_options, base) == 352, "bl_options");
+_Static_assert(offsetof(bl_options, target_rank) == 376, "bl_options");
+_Static_assert(sizeof(bl_spec) == 88, "bl_spec");
+_Static_assert(offsetof(bl_spec, base) == 64, "bl_spec");
 _Static_assert(sizeof(bl_memory) == 80, "bl_memory");
 _Static_assert(sizeof(bl_view) == 40, "bl_view");
 _Static_assert(sizeof(bl_array) == BL_NAME_MAX + 32, "bl_array");
 
-static const size_t first_options_size = 416; /* of release 0.1 */
-static const size_t first_spec_size = 80;
+static const size_t first_options_size = 432; /* of release 0.1 */
+static const size_t first_spec_size = 88;
 
 /* Steps beyond this would not be exact as a double. */
 static const int64_t largest_step = (int64_t) 1 << 53;
@@ -69,12 +69,13 @@ int bl_options_preset(bl_options *opt, int32_t preset)
     if (opt == NULL) {
         return bl__fail(BL_E_ARG, "opt is NULL");
     }
-    if (preset < BL_PRESET_PAPER || preset > BL_PRESET_TIGHTENING) {
+    if (preset < BL_PRESET_PAPER || preset > BL_PRESET_GLOBAL) {
         return bl__fail(BL_E_RANGE, "preset is %d, must be in [%d, %d]", (int) preset,
-                        BL_PRESET_PAPER, BL_PRESET_TIGHTENING);
+                        BL_PRESET_PAPER, BL_PRESET_GLOBAL);
     }
     const int published = preset == BL_PRESET_PUBLISHED;
     const int tightening = preset == BL_PRESET_TIGHTENING;
+    const int global = preset == BL_PRESET_GLOBAL;
     opt->temperature = 0;
     opt->period = 0;
     opt->start = 0;
@@ -82,21 +83,21 @@ int bl_options_preset(bl_options *opt, int32_t preset)
     opt->p_end = tightening ? 0.95 : 1;
     opt->p_curve = BL_CURVE_COSINE;
     opt->p_steps = 0;
-    opt->scope = published ? BL_SCOPE_JOINT : BL_SCOPE_MODULE;
+    opt->scope = global ? BL_SCOPE_GLOBAL : published ? BL_SCOPE_JOINT : BL_SCOPE_MODULE;
     opt->crossing = published ? BL_CROSSING_PRUNED : BL_CROSSING_KEPT;
-    opt->importance = BL_IMPORTANCE_SCORE;
+    opt->importance = global ? BL_IMPORTANCE_NORM : BL_IMPORTANCE_SCORE;
     opt->selection = BL_SELECT_LOWEST;
     opt->max_prune_fraction = published ? 1 : 0.5;
     opt->expand = BL_EXPAND_HISTORY;
     opt->moments = published ? BL_MOMENTS_KEEP : BL_MOMENTS_COPY;
     opt->pairing = BL_PAIRING_SHUFFLED;
-    opt->transfer = BL_TRANSFER_MEAN;
+    opt->transfer = global ? BL_TRANSFER_PRESERVE : BL_TRANSFER_MEAN;
     opt->history_depth = 1;
     opt->history_interval = 0;
     opt->history_phase = -1;
     opt->history_age = -1;
     opt->b_lr_ratio = 1;
-    opt->score_lr_ratio = 1;
+    opt->score_lr_ratio = global ? 0.03 : 1;
     return 0;
 }
 
@@ -162,6 +163,7 @@ static int check_adapter_options(const bl_options *o)
     if ((rc = check_choice("method", o->method, BL_METHOD_ADALORA)) != 0 ||
         (rc = check_choice("scaling", o->scaling, BL_SCALING_RSLORA)) != 0 ||
         (rc = check_integer("rank", o->rank, 1, INT_MAX)) != 0 ||
+        (rc = check_integer("capacity", o->capacity, 0, INT_MAX)) != 0 ||
         (rc = check_real("alpha", o->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_real("dropout", o->dropout, 0, 1, 1)) != 0 ||
         (rc = check_real("temperature", o->temperature, 0, 1e300, 0)) != 0 ||
@@ -232,14 +234,14 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_real("p_end", o->p_end, 1e-300, 1, 0)) != 0 ||
         (rc = check_choice("p_curve", o->p_curve, BL_CURVE_COSINE)) != 0 ||
         (rc = check_integer("p_steps", o->p_steps, 0, largest_step)) != 0 ||
-        (rc = check_choice("scope", o->scope, BL_SCOPE_JOINT)) != 0 ||
+        (rc = check_choice("scope", o->scope, BL_SCOPE_GLOBAL)) != 0 ||
         (rc = check_choice("crossing", o->crossing, BL_CROSSING_PRUNED)) != 0 ||
-        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_CONTRIBUTION)) !=
-            0 ||
+        (rc = check_choice("importance", o->importance, BL_IMPORTANCE_NORM)) != 0 ||
         (rc = check_choice("selection", o->selection, BL_SELECT_RANDOM)) != 0 ||
         (rc = check_integer("fixed_count", o->fixed_count, 0, INT_MAX)) != 0 ||
         (rc = check_real("max_prune_fraction", o->max_prune_fraction, 0, 1, 0)) != 0 ||
         (rc = check_real("idle", o->idle, 0, 1e300, 0)) != 0 ||
+        (rc = check_integer("budget", o->budget, 0, INT64_MAX)) != 0 ||
         (rc = check_choice("expand", o->expand, BL_EXPAND_NONE)) != 0 ||
         (rc = check_choice("moments", o->moments, BL_MOMENTS_ZERO)) != 0 ||
         (rc = check_choice("pairing", o->pairing, BL_PAIRING_ORDERED)) != 0 ||
@@ -296,8 +298,24 @@ static int resolve_adalora(bl_options *o)
     return 0;
 }
 
-int bl__options_resolve(bl_options *o, int64_t largest_rank)
+/* Ranks come and go in every module, within a budget for all of them. */
+static int moves_ranks(const bl_options *o)
 {
+    return o->method == BL_METHOD_BEAMLORA && o->reallocation &&
+           o->scope == BL_SCOPE_GLOBAL;
+}
+
+int bl__options_resolve(bl_options *o, int64_t largest_rank, int64_t cost, int64_t growth)
+{
+    if (moves_ranks(o) && o->budget == 0) {
+        o->budget = cost;
+    }
+    if (o->budget > 0 && o->budget < cost) {
+        return bl__fail(BL_E_OPTIONS,
+                        "budget is %lld, must be at least what the ranks cost at first "
+                        "(%lld)",
+                        (long long) o->budget, (long long) cost);
+    }
     if (o->temperature == 0) {
         o->temperature = o->lr > 0 && o->lr < 1e-4 ? 0.03 : 0.05;
     }
@@ -330,7 +348,22 @@ int bl__options_resolve(bl_options *o, int64_t largest_rank)
     if (o->history_age == -1) {
         o->history_age = o->period / 2 - 1 < 0 ? 0 : o->period / 2 - 1;
     }
-    return bl__schedule_check(o, largest_rank);
+    const int room = moves_ranks(o) && o->expand != BL_EXPAND_NONE && growth > 0 &&
+                     o->budget - cost >= growth;
+    return bl__schedule_check(o, largest_rank, room);
+}
+
+/* How many ranks a spec has room for; by default as many as it begins with, or where
+ * ranks move between modules twice as many. */
+static int64_t spec_capacity(const bl_spec *spec, const bl_options *o)
+{
+    if (spec->capacity != 0) {
+        return spec->capacity;
+    }
+    if (o->capacity != 0) {
+        return o->capacity;
+    }
+    return moves_ranks(o) && spec->rank <= INT_MAX / 2 ? 2 * spec->rank : spec->rank;
 }
 
 int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
@@ -358,6 +391,7 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     if (out->alpha == 0) {
         out->alpha = options->alpha;
     }
+    out->capacity = spec_capacity(out, options);
     if (out->base == NULL) {
         out->base = options->base;
     }
@@ -370,6 +404,9 @@ int bl__spec_read(bl_spec *out, const bl_spec *specs, int64_t index,
     if ((rc = check_integer("in_features", out->in_features, 1, INT_MAX)) != 0 ||
         (rc = check_integer("out_features", out->out_features, 1, INT_MAX)) != 0 ||
         (rc = check_integer("rank", out->rank, 1, INT_MAX)) != 0 ||
+        (rc = check_integer("capacity", out->capacity, out->rank,
+                            options->method == BL_METHOD_ADALORA ? out->rank
+                                                                 : INT_MAX)) != 0 ||
         (rc = check_real("alpha", out->alpha, -1e30, 1e30, 0)) != 0 ||
         (rc = check_choice("frozen", out->frozen, 1)) != 0 ||
         (rc = check_choice("reserved", out->reserved, 0)) != 0) {
@@ -429,6 +466,7 @@ static const struct setting settings[] = {
     SETTING(fixed_count, INTEGER64),
     SETTING(max_prune_fraction, REAL),
     SETTING(idle, REAL),
+    SETTING(budget, INTEGER64),
     SETTING(expand, INTEGER32),
     SETTING(moments, INTEGER32),
     SETTING(pairing, INTEGER32),

@@ -19,7 +19,7 @@ static size_t column_bytes(int64_t capacity, size_t bytes)
 
 static size_t plan_size(int64_t capacity)
 {
-    const size_t words = bl__mul(column_bytes(capacity, 8), 8);
+    const size_t words = bl__mul(column_bytes(capacity, 8), 9);
     const size_t actions = column_bytes(capacity, sizeof(int32_t));
     const size_t entries = bl__mul(column_bytes(capacity, sizeof(struct bl__entry)), 2);
     return bl__add(bl__add(bl__round_up(sizeof(bl_plan)), words),
@@ -49,6 +49,7 @@ int bl__plan_create(bl_plan **out, const struct bl__allocator *allocator,
     plan->sources = (int64_t *) (void *) (at += word);
     plan->ages = (int64_t *) (void *) (at += word);
     plan->order = (int64_t *) (void *) (at += word);
+    plan->changes = (int64_t *) (void *) (at += word);
     plan->importances = (double *) (void *) (at += word);
     plan->g = (double *) (void *) (at += word);
     plan->norms = (double *) (void *) (at += word);
@@ -145,9 +146,9 @@ int bl_plan_add(bl_plan *plan, int64_t module, int64_t pruned, int64_t source,
         return bl__fail(BL_E_RANGE, "the plan is full with %lld rows",
                         (long long) plan->capacity);
     }
-    if (action < BL_ACTION_HISTORY || action > BL_ACTION_SKIP) {
+    if (action < BL_ACTION_HISTORY || action > BL_ACTION_SHRINK) {
         return bl__fail(BL_E_RANGE, "action is %d, must be in [%d, %d]", (int) action,
-                        BL_ACTION_HISTORY, BL_ACTION_SKIP);
+                        BL_ACTION_HISTORY, BL_ACTION_SHRINK);
     }
     const int64_t row = plan->count++;
     plan->modules[row] = module;
@@ -218,7 +219,7 @@ int bl_plan_load(bl_plan *plan, const void *data, size_t bytes)
     for (int64_t i = 0; i < count; i++) {
         int64_t action;
         memcpy(&action, rows + i * ROW_WORDS * WORD + 4 * WORD, WORD);
-        if (action < BL_ACTION_HISTORY || action > BL_ACTION_SKIP) {
+        if (action < BL_ACTION_HISTORY || action > BL_ACTION_SHRINK) {
             return bl__fail(BL_E_FORMAT, "row %lld of the plan has action %lld",
                             (long long) i, (long long) action);
         }

@@ -41,7 +41,7 @@ int64_t bl__schedule_cap(const bl_options *o, int64_t rank, int64_t alive)
     return part < alive - 1 ? part : alive - 1;
 }
 
-int bl__schedule_check(const bl_options *o, int64_t largest_rank)
+int bl__schedule_check(const bl_options *o, int64_t largest_rank, int room)
 {
     if (o->start > o->total_steps - 2 * o->period) {
         return bl__fail(BL_E_OPTIONS,
@@ -50,7 +50,7 @@ int bl__schedule_check(const bl_options *o, int64_t largest_rank)
                         (long long) o->total_steps, (long long) o->start,
                         (long long) o->period);
     }
-    if (bl__schedule_cap(o, largest_rank, largest_rank) < 1) {
+    if (!room && bl__schedule_cap(o, largest_rank, largest_rank) < 1) {
         return bl__fail(BL_E_OPTIONS,
                         "would never reallocate: max_prune_fraction %g of rank %lld is "
                         "less than one rank, or the only one; or set reallocation 0",
@@ -60,7 +60,7 @@ int bl__schedule_check(const bl_options *o, int64_t largest_rank)
     const int64_t first = o->start + o->period;
     const int64_t last =
         o->start + (o->total_steps - o->period - o->start) / o->period * o->period;
-    if (o->fixed_count == 0 && bl__schedule_threshold(o, first) >= 1 &&
+    if (!room && o->fixed_count == 0 && bl__schedule_threshold(o, first) >= 1 &&
         bl__schedule_threshold(o, last) >= 1) {
         return bl__fail(BL_E_OPTIONS,
                         "would never reallocate: p is 1 at every reallocation "

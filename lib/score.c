@@ -1,13 +1,13 @@
 /*
- * The score vector: importance g = r softmax(s / tau) and the gradient through it
- * (docs/method.md, equations 2 and 7). Both in double.
+ * The score vector: importance g = mass softmax(s / tau), mass being r unless ranks came
+ * and went, and the gradient through it (docs/method.md, equations 2 and 7). In double.
  */
 #include <math.h>
 
 #include "formulas.h"
 
 void bl__score_importance(int32_t dtype, const void *s, const uint8_t *removed, int64_t r,
-                          double tau, double *g)
+                          double mass, double tau, double *g)
 {
     double most = -INFINITY;
     for (int64_t i = 0; i < r; i++) {
@@ -21,19 +21,19 @@ void bl__score_importance(int32_t dtype, const void *s, const uint8_t *removed, 
         sum += g[i];
     }
     for (int64_t i = 0; i < r; i++) {
-        g[i] *= (double) r / sum;
+        g[i] *= mass / sum;
     }
 }
 
 void bl__score_backward(int32_t dtype, void *ds, const double *g, const double *dg,
-                        int64_t r, double tau)
+                        int64_t r, double mass, double tau)
 {
     double dot = 0;
     for (int64_t i = 0; i < r; i++) {
         dot += g[i] * dg[i];
     }
     for (int64_t i = 0; i < r; i++) {
-        const double gradient = g[i] * (dg[i] - dot / (double) r) / tau;
+        const double gradient = g[i] * (dg[i] - dot / mass) / tau;
         bl__set(dtype, ds, i, bl__get(dtype, ds, i) + gradient);
     }
 }

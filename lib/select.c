@@ -1,7 +1,8 @@
 /*
  * Which ranks a reallocation prunes, and what takes their place: importance, one total
  * order, Top-P, cap, pairing (docs/method.md, "One reallocation"). Decides only;
- * apply.c carries it out. Scratch lives in the plan.
+ * apply.c carries it out. Scratch lives in the plan. Where ranks move between modules,
+ * grow.c says what takes their place.
  */
 #include <math.h>
 
@@ -55,7 +56,7 @@ static int64_t rate_module(const bl_adapter *adapter, bl_plan *plan,
     const bl_group *const   group = adapter->group;
     const bl_options *const o = &group->options;
     const uint8_t *const    removed = group->removed + adapter->first_rank;
-    const int by_size = o->importance == BL_IMPORTANCE_CONTRIBUTION || o->idle > 0;
+    const int               by_size = o->importance != BL_IMPORTANCE_SCORE || o->idle > 0;
     bl__adapter_importance(adapter, plan->norms, plan->g);
     double  sum = 0;
     int64_t count = 0;
@@ -73,7 +74,7 @@ static int64_t rate_module(const bl_adapter *adapter, bl_plan *plan,
         }
         sum += contribution;
         entries[count++] = (struct bl__entry){
-            .importance = plan->g[i],
+            .importance = o->importance == BL_IMPORTANCE_NORM ? contribution : plan->g[i],
             .contribution = contribution,
             .module = adapter->index,
             .rank = i,
@@ -116,7 +117,7 @@ static void mark_tail(const bl_options *o, double p, struct bl__entry *entries,
         kept++;
     }
     for (int64_t i = kept; i < count; i++) {
-        entries[i].pruned = 1;
+        entries[i].fate = BL__GOES;
     }
 }
 
@@ -129,8 +130,11 @@ static int64_t limit_marks(const bl_options *o, int64_t rank, struct bl__entry *
     int64_t       marked = 0;
     for (int64_t i = count - 1; i >= 0; i--) {
         const int idle = o->idle == 0 || entries[i].contribution < o->idle;
-        entries[i].pruned = entries[i].pruned && idle && marked < cap;
-        marked += entries[i].pruned;
+        if (entries[i].fate == BL__GOES && idle && marked < cap) {
+            marked++;
+        } else {
+            entries[i].fate = BL__STAYS;
+        }
     }
     return marked;
 }
@@ -143,59 +147,22 @@ static void mark_at_random(const bl_group *group, bl_plan *plan, int64_t module,
 {
     for (int64_t i = 0; i < count; i++) {
         plan->order[i] = i;
-        entries[i].pruned = 0;
+        entries[i].fate = BL__STAYS;
     }
     bl__random_shuffle(bl__random_key(group->options.seed, BL__DRAW_SELECT,
                                       (uint64_t) group->t, (uint64_t) module),
                        plan->order, count);
     for (int64_t i = 0; i < marks; i++) {
-        entries[plan->order[i]].pruned = 1;
+        entries[plan->order[i]].fate = BL__GOES;
     }
 }
 
-/* The `count` best ranks into plan->order: those that stay first, then, where more than
- * half go, the best of those that go. */
-static void choose_sources(const bl_group *group, bl_plan *plan, int64_t module,
-                           const struct bl__entry *entries, int64_t entry_count,
-                           int64_t count)
+int64_t bl__select_list(const bl_adapter *adapter, bl_plan *plan,
+                        const struct bl__entry *entries, int64_t entry_count)
 {
-    int64_t found = 0;
-    for (int64_t pruned = 0; pruned < 2; pruned++) {
-        for (int64_t i = 0; i < entry_count && found < count; i++) {
-            if (entries[i].pruned == pruned) {
-                plan->order[found++] = entries[i].rank;
-            }
-        }
-    }
-    if (group->options.pairing == BL_PAIRING_SHUFFLED) {
-        bl__random_shuffle(bl__random_key(group->options.seed, BL__DRAW_PAIRING,
-                                          (uint64_t) group->t, (uint64_t) module),
-                           plan->order, count);
-    }
-}
-
-static int32_t action_of(const bl_options *o)
-{
-    switch (o->expand) {
-    case BL_EXPAND_HISTORY:
-        return BL_ACTION_HISTORY;
-    case BL_EXPAND_CURRENT:
-        return BL_ACTION_CURRENT;
-    case BL_EXPAND_FRESH:
-        return BL_ACTION_FRESH;
-    default:
-        return BL_ACTION_PRUNE;
-    }
-}
-
-/* A row for each marked entry, by index; sources in plan->order. */
-static void write_rows(const bl_adapter *adapter, bl_plan *plan,
-                       const struct bl__entry *entries, int64_t entry_count)
-{
-    const bl_group *const group = adapter->group;
-    const int64_t         first = plan->count;
+    const int64_t first = plan->count;
     for (int64_t i = 0; i < entry_count; i++) {
-        if (!entries[i].pruned) {
+        if (entries[i].fate != BL__GOES) {
             continue;
         }
         int64_t row = plan->count++;
@@ -207,42 +174,83 @@ static void write_rows(const bl_adapter *adapter, bl_plan *plan,
         plan->importances[row] = entries[i].importance;
     }
     for (int64_t row = first; row < plan->count; row++) {
-        int32_t       action = action_of(&group->options);
-        const int64_t source = action == BL_ACTION_PRUNE ? -1 : plan->order[row - first];
-        int64_t       age = -1;
-        if (action == BL_ACTION_HISTORY) {
-            const int64_t slot = bl__history_find(adapter, source);
-            if (slot < 0) {
-                action = BL_ACTION_SKIP;
-            } else {
-                age = group->t - group->snapshot_step[slot];
-            }
-        }
         plan->modules[row] = adapter->index;
-        plan->sources[row] = source;
-        plan->actions[row] = action;
-        plan->ages[row] = age;
+    }
+    return first;
+}
+
+void bl__select_fill(const bl_adapter *adapter, bl_plan *plan, int64_t row,
+                     int64_t source)
+{
+    static const int32_t actions[] = {
+        [BL_EXPAND_HISTORY] = BL_ACTION_HISTORY,
+        [BL_EXPAND_CURRENT] = BL_ACTION_CURRENT,
+        [BL_EXPAND_FRESH] = BL_ACTION_FRESH,
+        [BL_EXPAND_NONE] = BL_ACTION_PRUNE,
+    };
+    const bl_group *const group = adapter->group;
+    int32_t               action = actions[group->options.expand];
+    int64_t               age = -1;
+    if (action == BL_ACTION_HISTORY) {
+        const int64_t slot = bl__history_find(adapter, source);
+        if (slot < 0) {
+            action = BL_ACTION_SKIP;
+        } else {
+            age = group->t - group->snapshot_step[slot];
+        }
+    }
+    plan->sources[row] = action == BL_ACTION_PRUNE ? -1 : source;
+    plan->actions[row] = action;
+    plan->ages[row] = age;
+}
+
+void bl__select_shuffle(const bl_adapter *adapter, bl_plan *plan, int64_t count)
+{
+    const bl_group *const group = adapter->group;
+    if (group->options.pairing == BL_PAIRING_SHUFFLED) {
+        bl__random_shuffle(bl__random_key(group->options.seed, BL__DRAW_PAIRING,
+                                          (uint64_t) group->t, (uint64_t) adapter->index),
+                           plan->order, count);
     }
 }
 
-static void plan_module(const bl_adapter *adapter, bl_plan *plan,
-                        struct bl__entry *entries, int64_t count)
+/* A source for each marked entry: those that stay first, then, where more than half go,
+ * the best of those that go. */
+static void pair_module(const bl_adapter *adapter, bl_plan *plan,
+                        const struct bl__entry *entries, int64_t entry_count)
+{
+    const int64_t first = bl__select_list(adapter, plan, entries, entry_count);
+    const int64_t count = plan->count - first;
+    int64_t       found = 0;
+    for (int32_t fate = BL__STAYS; fate <= BL__GOES; fate++) {
+        for (int64_t i = 0; i < entry_count && found < count; i++) {
+            if (entries[i].fate == fate) {
+                plan->order[found++] = entries[i].rank;
+            }
+        }
+    }
+    bl__select_shuffle(adapter, plan, count);
+    for (int64_t k = 0; k < count; k++) {
+        bl__select_fill(adapter, plan, first + k, plan->order[k]);
+    }
+}
+
+/* ----- the whole ----- */
+
+/* The last word on which of a module's entries are marked. */
+static void settle_marks(const bl_adapter *adapter, bl_plan *plan,
+                         struct bl__entry *entries, int64_t count)
 {
     const bl_options *const o = &adapter->group->options;
     if (o->fixed_count > 0) {
         for (int64_t i = 0; i < count; i++) {
-            entries[i].pruned = count - i <= o->fixed_count;
+            entries[i].fate = count - i <= o->fixed_count ? BL__GOES : BL__STAYS;
         }
     }
     const int64_t marked = limit_marks(o, adapter->rank, entries, count);
-    if (marked == 0) {
-        return;
-    }
-    if (o->selection == BL_SELECT_RANDOM) {
+    if (marked > 0 && o->selection == BL_SELECT_RANDOM) {
         mark_at_random(adapter->group, plan, adapter->index, entries, count, marked);
     }
-    choose_sources(adapter->group, plan, adapter->index, entries, count, marked);
-    write_rows(adapter, plan, entries, count);
 }
 
 /* Entries of all modules, in order, to module_entries: each module's together, at its
@@ -278,7 +286,7 @@ int bl_group_plan(const bl_group *group, bl_plan *plan)
                         (long long) group->t);
     }
     plan->threshold = bl__schedule_threshold(o, group->t);
-    const int joint = o->scope == BL_SCOPE_JOINT;
+    const int joint = o->scope != BL_SCOPE_MODULE;
     int64_t   total = 0;
     for (int64_t i = 0; i < group->count; i++) {
         const bl_adapter *const adapter = &group->adapters[i];
@@ -304,14 +312,18 @@ int bl_group_plan(const bl_group *group, bl_plan *plan)
     split_by_module(group, plan, total);
     for (int64_t i = 0; i < group->count; i++) {
         const bl_adapter *const adapter = &group->adapters[i];
-        const uint8_t *const    removed = group->removed + adapter->first_rank;
-        int64_t                 count = 0;
-        for (int64_t k = 0; k < adapter->rank; k++) {
-            count += !removed[k];
+        struct bl__entry *const entries = plan->module_entries + adapter->first_rank;
+        const int64_t           count = bl_adapter_get_kept(adapter);
+        if (adapter->frozen) {
+            continue;
         }
-        if (!adapter->frozen) {
-            plan_module(adapter, plan, plan->module_entries + adapter->first_rank, count);
+        settle_marks(adapter, plan, entries, count);
+        if (o->scope != BL_SCOPE_GLOBAL) {
+            pair_module(adapter, plan, entries, count);
         }
+    }
+    if (o->scope == BL_SCOPE_GLOBAL) {
+        bl__grow(group, plan, total);
     }
     return 0;
 }

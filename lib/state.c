@@ -7,7 +7,7 @@
  *     <adapter>.A   .A.m   .A.v   .A.sensitivity   .A.uncertainty   .A.<attached>
  *     <adapter>.A.history.<k>   .A.history.<k>.m ...
  *     <adapter>.B ...   <adapter>.s (or E) ...   <adapter>.magnitude ...
- *     <adapter>.born   .mask   .removed   .c
+ *     <adapter>.rank   .born   .mask   .removed   .mass   .c
  */
 #include <math.h>
 #include <stdio.h>
@@ -15,7 +15,8 @@
 
 #include "internal.h"
 
-enum { GROUP_ARRAYS = 9, RANK_ARRAYS = 4 };
+enum { GROUP_ARRAYS = 9, RANK_ARRAYS = 6 };
+enum { RANK = 0, BORN = 1, REMOVED = 3, MASS = 4, C = 5 };
 
 static const int64_t format_version = 1;
 
@@ -146,14 +147,18 @@ static void history_array(const bl_adapter *adapter, int64_t index, bl_array *ou
 
 static void rank_array(const bl_adapter *adapter, int64_t index, bl_array *out)
 {
-    static const char *const names[] = { "born", "mask", "removed", "c" };
-    static const int32_t     dtypes[] = { BL_I64, BL_U8, BL_U8, BL_F64 };
+    static const char *const names[] = { "rank", "born", "mask", "removed", "mass", "c" };
+    static const int32_t     dtypes[] = { BL_I64, BL_I64, BL_U8, BL_U8, BL_F64, BL_F64 };
     const bl_group *const    group = adapter->group;
-    const void *const        data[] = { group->born + adapter->first_rank,
+    const int64_t            r = adapter->rank;
+    const int64_t            lengths[] = { 2, r, r, r, 1, 1 };
+    const void *const        data[] = { &adapter->rank, /* and capacity */
+                                        group->born + adapter->first_rank,
                                         group->mask + adapter->first_rank,
                                         group->removed + adapter->first_rank,
+                                        &adapter->mass,
                                         &adapter->scaling };
-    vector(out, "", dtypes[index], data[index], index == 3 ? 1 : adapter->rank);
+    vector(out, "", dtypes[index], data[index], lengths[index]);
     snprintf(out->name, sizeof out->name, "%s.%s", adapter->name, names[index]);
 }
 
@@ -299,14 +304,22 @@ static int check_group_array(const bl_group *group, int64_t index, const bl_arra
 static int check_rank_array(const bl_group *group, int64_t index, const bl_array *own,
                             const void *data, int64_t step)
 {
-    if (index == 3) {
+    if (index == RANK) {
+        return 0; /* check_ranks was first */
+    }
+    if (index == MASS) {
+        return real_at(data) > 0 && isfinite(real_at(data))
+                   ? 0
+                   : bl__fail(BL_E_FORMAT, "%.200s is %g", own->name, real_at(data));
+    }
+    if (index == C) {
         return real_at(data) == real_at(own->data)
                    ? 0
                    : bl__fail(BL_E_OPTIONS, "%.200s is %g in the state, %g in the group",
                               own->name, real_at(data), real_at(own->data));
     }
-    const int rc = check_elements(own, data, 0, index == 0 ? step : 1);
-    if (rc != 0 || index != 2 || bl__is_adalora(group)) {
+    const int rc = check_elements(own, data, 0, index == BORN ? step : 1);
+    if (rc != 0 || index != REMOVED || bl__is_adalora(group)) {
         return rc; /* AdaLoRA may leave a module without a rank */
     }
     for (int64_t i = 0; i < own->shape[0]; i++) {
@@ -333,8 +346,7 @@ static int check_ring(const bl_group *group, const bl_array *steps,
                           (long long) held, (long long) taken);
 }
 
-static int check_array(const bl_group *group, int64_t index, const bl_array *own,
-                       const bl_array *given, int64_t step)
+static int check_shape(const bl_array *own, const bl_array *given)
 {
     if (given == NULL) {
         return bl__fail(BL_E_FORMAT, "the state has no array %s", own->name);
@@ -353,6 +365,61 @@ static int check_array(const bl_group *group, int64_t index, const bl_array *own
     if (given->data == NULL) {
         return bl__fail(BL_E_ARG, "%s has no data", own->name);
     }
+    return 0;
+}
+
+/* The shapes of most arrays hang on the state's ranks, so these are read beforehand, into
+ * other_rank. */
+static int check_ranks(bl_group *group, const bl_array *arrays, int64_t count)
+{
+    int64_t cost = 0;
+    for (int64_t i = 0; i < group->count; i++) {
+        bl_adapter *const adapter = &group->adapters[i];
+        const int64_t     index =
+            GROUP_ARRAYS + (i + 1) * adapter_count(group) - RANK_ARRAYS + RANK;
+        bl_array own;
+        bl_group_get_state(group, index, &own);
+        const bl_array *const given = find(arrays, count, index, own.name);
+        const int             rc = check_shape(&own, given);
+        if (rc != 0) {
+            return rc;
+        }
+        const int64_t rank = integer_at(given->data, 0);
+        const int64_t capacity = integer_at(given->data, 1);
+        if (capacity != adapter->capacity) {
+            return bl__fail(
+                BL_E_OPTIONS, "capacity of %s is %lld in the state, %lld in the group",
+                adapter->name, (long long) capacity, (long long) adapter->capacity);
+        }
+        if (rank < 1 || rank > capacity) {
+            return is_impossible(&own, 0, rank);
+        }
+        adapter->other_rank = rank;
+        cost += rank * bl__adapter_cost(adapter);
+    }
+    return group->options.budget == 0 || cost <= group->options.budget
+               ? 0
+               : bl__fail(BL_E_FORMAT, "ranks cost %lld in the state, the budget is %lld",
+                          (long long) cost, (long long) group->options.budget);
+}
+
+static void swap_ranks(bl_group *group)
+{
+    for (int64_t i = 0; i < group->count; i++) {
+        bl_adapter *const adapter = &group->adapters[i];
+        const int64_t     rank = adapter->rank;
+        adapter->rank = adapter->other_rank;
+        adapter->other_rank = rank;
+    }
+}
+
+static int check_array(const bl_group *group, int64_t index, const bl_array *own,
+                       const bl_array *given, int64_t step)
+{
+    const int rc = check_shape(own, given);
+    if (rc != 0) {
+        return rc;
+    }
     if (index < GROUP_ARRAYS) {
         return check_group_array(group, index, own, given->data, step);
     }
@@ -361,41 +428,47 @@ static int check_array(const bl_group *group, int64_t index, const bl_array *own
     return by_rank < 0 ? 0 : check_rank_array(group, by_rank, own, given->data, step);
 }
 
-int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
+static int check_nth(const bl_group *group, int64_t index, const bl_array *arrays,
+                     int64_t count, int64_t step)
 {
-    if (group == NULL || arrays == NULL) {
-        return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "arrays");
-    }
-    const int64_t expected = bl_group_get_state_count(group);
-    if (count < 1) {
-        return bl__fail(BL_E_FORMAT, "the state has no arrays");
-    }
-    /* The settings say best why two groups differ, so they are looked at first. */
+    bl_array own;
+    bl_group_get_state(group, index, &own);
+    return check_array(group, index, &own, find(arrays, count, index, own.name), step);
+}
+
+/* The settings say best why two groups differ, so they are looked at first. */
+static int check_head(bl_group *group, const bl_array *arrays, int64_t count)
+{
     static const int64_t first[] = { 0, 5, 2, 1 };
-    int64_t              step = 0;
-    for (int64_t k = 0; k < 4 + expected; k++) {
-        const int64_t index = k < 4 ? first[k] : k - 4;
-        if (k == 4 && count != expected) {
-            return bl__fail(BL_E_FORMAT, "the state has %lld arrays, the group %lld",
-                            (long long) count, (long long) expected);
-        }
-        bl_array own;
-        bl_group_get_state(group, index, &own);
-        const bl_array *const given = find(arrays, count, index, own.name);
-        const int             rc = check_array(group, index, &own, given, step);
+    const int64_t        expected = bl_group_get_state_count(group);
+    int                  rc = 0;
+    for (int k = 0; k < 4 && rc == 0; k++) {
+        rc = check_nth(group, first[k], arrays, count, 0);
+    }
+    if (rc == 0 && count != expected) {
+        rc = bl__fail(BL_E_FORMAT, "the state has %lld arrays, the group %lld",
+                      (long long) count, (long long) expected);
+    }
+    return rc != 0 ? rc : check_ranks(group, arrays, count);
+}
+
+/* All arrays; the group has the state's ranks meanwhile. */
+static int check_arrays(const bl_group *group, const bl_array *arrays, int64_t count)
+{
+    const int64_t step = integer_at(find(arrays, count, 1, "group.step")->data, 0);
+    for (int64_t i = 0; i < bl_group_get_state_count(group); i++) {
+        const int rc = check_nth(group, i, arrays, count, step);
         if (rc != 0) {
             return rc;
         }
-        if (own.data == &group->t) {
-            step = integer_at(given->data, 0);
-        }
     }
-    const int rc = check_ring(group, find(arrays, count, 3, "group.history_steps"),
-                              find(arrays, count, 6, "group.snapshots"));
-    if (rc != 0) {
-        return rc;
-    }
-    for (int64_t i = 0; i < expected; i++) {
+    return check_ring(group, find(arrays, count, 3, "group.history_steps"),
+                      find(arrays, count, 6, "group.snapshots"));
+}
+
+static void copy_arrays(bl_group *group, const bl_array *arrays, int64_t count)
+{
+    for (int64_t i = 0; i < bl_group_get_state_count(group); i++) {
         bl_array own;
         bl_group_get_state(group, i, &own);
         if (own.data != &format_version) {
@@ -407,6 +480,42 @@ int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
             memcpy(to.own, find(arrays, count, i, own.name)->data, array_bytes(&own));
         }
     }
+}
+
+/* Ranks that the state does not have are zero, whatever was there before. */
+static void clear_other_ranks(bl_group *group)
+{
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        for (int32_t k = 0; k < group->buffer_count; k++) {
+            if (group->buffers[k].data != NULL) {
+                bl__adapter_clear(adapter, group->buffers[k].data, adapter->rank,
+                                  adapter->capacity);
+            }
+        }
+    }
+}
+
+int bl_group_set_state(bl_group *group, const bl_array *arrays, int64_t count)
+{
+    if (group == NULL || arrays == NULL) {
+        return bl__fail(BL_E_ARG, "%s is NULL", group == NULL ? "group" : "arrays");
+    }
+    if (count < 1) {
+        return bl__fail(BL_E_FORMAT, "the state has no arrays");
+    }
+    int rc = check_head(group, arrays, count);
+    if (rc != 0) {
+        return rc;
+    }
+    swap_ranks(group);
+    rc = check_arrays(group, arrays, count);
+    if (rc != 0) {
+        swap_ranks(group);
+        return rc;
+    }
+    copy_arrays(group, arrays, count);
+    clear_other_ranks(group);
     for (int64_t i = 0; i < group->count; i++) {
         group->adapters[i].frozen = group->frozen[i];
     }

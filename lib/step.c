@@ -161,10 +161,14 @@ static void step_part(void *context, int64_t part)
     const int64_t            end = start_of(pass, part + 1);
     for (int64_t i = 0; i < group->count; i++) {
         const bl_adapter *const adapter = &group->adapters[i];
+        const int64_t           r = adapter->rank;
+        const int64_t           scores = adapter->s == adapter->magnitude ? 0 : r;
         if (!adapter->frozen && adapter->a < end && adapter->end > start) {
-            step_segment(group, &pass->a, start, end, adapter->a, adapter->b);
-            step_segment(group, &pass->b, start, end, adapter->b, adapter->s);
-            step_segment(group, &pass->s, start, end, adapter->s, adapter->magnitude);
+            step_segment(group, &pass->a, start, end, adapter->a,
+                         adapter->a + r * adapter->in);
+            step_segment(group, &pass->b, start, end, adapter->b,
+                         adapter->b + r * adapter->out);
+            step_segment(group, &pass->s, start, end, adapter->s, adapter->s + scores);
             step_segment(group, &pass->a, start, end, adapter->magnitude, adapter->end);
         }
     }

@@ -75,7 +75,8 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
     const int64_t in = spec->in_features;
     const int64_t out = spec->out_features;
     const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
-    const int64_t rank = spec->rank;
+    /* by capacity, so that a resumed run has the blocks that it had */
+    const int64_t rank = spec->capacity;
     const int is_long = o->dropout == 0 && (rank >= high_rank || o->parallel_for == NULL);
     const int64_t block = is_long ? block_rows(long_block_bytes, row_bytes,
                                                max_n < long_block ? max_n : long_block)
@@ -133,6 +134,7 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
     const bl_spec         spec = { .in_features = adapter->in,
                                    .out_features = adapter->out,
                                    .rank = adapter->rank,
+                                   .capacity = adapter->capacity,
                                    .base_rows = adapter->base_rows };
     const struct layout   l = lay_out(&group->options, &spec, max_n, keep);
     char                 *at = bl__alloc(&group->allocator, l.total);
@@ -235,6 +237,16 @@ void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
 int bl__owns_cores(const bl_group *group)
 {
     return group->options.parallel_for != NULL;
+}
+
+int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape)
+{
+    /* the tape was made for all that the adapter's rank can become */
+    const int64_t wide = adapter->in > adapter->out ? adapter->in : adapter->out;
+    const int64_t bytes = (int64_t) bl__dtype_bytes(adapter->group->dtype);
+    return bl__owns_cores(adapter->group) && adapter->rank < high_rank
+               ? bl__block_rows(wide * bytes, tape->block)
+               : tape->block;
 }
 
 int bl__cut_by_columns(const bl_adapter *adapter)

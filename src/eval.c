@@ -5,6 +5,7 @@
 
 #include "text/data.h"
 #include "train/evaluate.h"
+#include "train/logits.h"
 #include "adapters/keep_ranks.h"
 #include "open.h"
 #include "base/program.h"
@@ -47,7 +48,8 @@ static void report(const struct evaluation *e, const struct kept *kept, int json
 }
 
 static int run(const struct opened *opened, const struct kept *kept, const char *path,
-               int64_t context, int64_t batch, int json, char *error, size_t size)
+               int64_t context, int64_t batch, const char *logits, int json, char *error,
+               size_t size)
 {
     struct data       data;
     struct evaluation result;
@@ -69,6 +71,10 @@ static int run(const struct opened *opened, const struct kept *kept, const char 
         snprintf(error, size, "%s: the loss is not finite", path);
         status = -1;
     }
+    if (status == 0 && logits != NULL) {
+        status = logits_write(logits, opened->model, opened->adapters, &data, context,
+                              batch, error, size);
+    }
     if (status == 0) {
         report(&result, kept, json);
     }
@@ -79,13 +85,13 @@ static int run(const struct opened *opened, const struct kept *kept, const char 
 int command_eval(int argc, char **argv)
 {
     const char *model_path = NULL, *tokenizer_name = NULL, *data_path = NULL;
-    const char *keep_text = NULL;
+    const char *keep_text = NULL, *logits = NULL;
     int32_t     keep_by = KEEP_BY_ANY, keep_scope = KEEP_MODULE;
     struct keep keep;
     struct kept kept;
 
     struct adapter_source adapter = { NULL, 0, 0 };
-    int64_t               context = 0, batch = 8;
+    int64_t               context = 0, batch = 8, threads = 0;
     int                   json = 0, status;
     char                  error[MESSAGE_SIZE];
 
@@ -113,13 +119,13 @@ int command_eval(int argc, char **argv)
           .value = &adapter.alpha,
           .low = -1e30,
           .high = 1e30,
-          .help = "lora_alpha of an adapter that is a file of tensors alone" },
+          .help = "lora_alpha of a file of tensors alone" },
         { .name = "score-temperature",
           .type = FLAG_REAL,
           .value = &adapter.temperature,
           .low = 0,
           .high = 1e30,
-          .help = "of a published adapter's scores (the file's, else 0.05)" },
+          .help = "of published scores (the file's, else 0.05)" },
         { .name = "context",
           .type = FLAG_INTEGER,
           .value = &context,
@@ -132,6 +138,12 @@ int command_eval(int argc, char **argv)
           .low = 1,
           .high = INT_MAX,
           .help = "windows or examples at once (default 8)" },
+        { .name = "threads",
+          .type = FLAG_INTEGER,
+          .value = &threads,
+          .low = 0,
+          .high = THREADS_MOST,
+          .help = "that share the work (0: one for each processor)" },
         { .name = "keep-ranks",
           .type = FLAG_STRING,
           .value = &keep_text,
@@ -146,6 +158,10 @@ int command_eval(int argc, char **argv)
           .value = &keep_scope,
           .choices = keep_scope_names,
           .help = "a share of each module, or of all ranks (module)" },
+        { .name = "dump-logits",
+          .type = FLAG_FILE,
+          .value = &logits,
+          .help = "of the first --batch, to compare with" },
         { .name = "json",
           .type = FLAG_SWITCH,
           .value = &json,
@@ -178,14 +194,14 @@ int command_eval(int argc, char **argv)
         complain("note: --keep-by and --keep-scope have no effect without --keep-ranks");
     }
     if (open_model(&opened, model_path, tokenizer_name, data_is_text(data_path), &adapter,
-                   error, sizeof error) != 0) {
+                   threads, error, sizeof error) != 0) {
         return complain("%s", error);
     }
     if ((keep_text != NULL &&
          keep_only(&kept, opened.adapters, adapter.path, &keep, (enum keep_by) keep_by,
                    (enum keep_scope) keep_scope, error, sizeof error) != 0) ||
-        run(&opened, keep_text != NULL ? &kept : NULL, data_path, context, batch, json,
-            error, sizeof error) != 0) {
+        run(&opened, keep_text != NULL ? &kept : NULL, data_path, context, batch, logits,
+            json, error, sizeof error) != 0) {
         status = complain("%s", error);
     }
     open_free(&opened);

@@ -198,7 +198,7 @@ int command_generate(int argc, char **argv)
     const char *model_path = NULL, *tokenizer_name = NULL, *prompt = "";
 
     struct adapter_source adapter = { NULL, 0, 0 };
-    int64_t               tokens = 256;
+    int64_t               tokens = 256, threads = 0;
     uint64_t              seed = 0;
     int                   status;
     char                  error[MESSAGE_SIZE];
@@ -256,6 +256,12 @@ int command_generate(int argc, char **argv)
              .type = FLAG_UNSIGNED,
              .value = &seed,
              .help = "of the draws (default 0)" },
+           { .name = "threads",
+             .type = FLAG_INTEGER,
+             .value = &threads,
+             .low = 0,
+             .high = THREADS_MOST,
+             .help = "that share the work (0: one for each processor)" },
     };
 
     struct opened opened;
@@ -271,7 +277,7 @@ int command_generate(int argc, char **argv)
     }
     /* The generator stands still at 0. */
     sampler.state = seed != 0 ? seed : 0x9E3779B97F4A7C15u;
-    if (open_model(&opened, model_path, tokenizer_name, 1, &adapter, error,
+    if (open_model(&opened, model_path, tokenizer_name, 1, &adapter, threads, error,
                    sizeof error) != 0) {
         return complain("%s", error);
     }

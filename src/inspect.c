@@ -40,6 +40,7 @@ static int take_run(struct inspect *inspect)
     const struct run_sample *last =
         run->samples > 0 ? &run->sample[run->samples - 1] : NULL;
     int scores = run_has_scores(run);
+    int moves = last != NULL && run_ranks_move(run);
 
     inspect->module = calloc((size_t) run->modules + 1, sizeof *inspect->module);
     if (inspect->module == NULL) {
@@ -52,11 +53,12 @@ static int take_run(struct inspect *inspect)
             .name = from->name,
             .in = from->in,
             .out = from->out,
-            .rank = from->rank,
+            .rank = moves ? (int64_t) last->kept[i] : from->rank,
             .whole = find_whole(&inspect->norms, from->name),
             .norm = last != NULL ? last->norm + from->first : NULL,
             .importance = last != NULL && scores ? last->importance + from->first : NULL,
-            .kept = last != NULL && last->kept != NULL ? (int64_t) last->kept[i] : -1,
+            .kept = last == NULL || last->kept == NULL || moves ? -1
+                                                                : (int64_t) last->kept[i],
         };
     }
     inspect->modules = run->modules;

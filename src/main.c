@@ -1,5 +1,6 @@
 /* Entry of the program: picks the subcommand and sees to it that lost output is told. */
 #include "beamlora.h"
+#include "base/blas.h"
 #include "base/program.h"
 
 #include <errno.h>
@@ -108,7 +109,10 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    int status = run(argc, argv);
+    int status;
+
+    blas_choose_kernels(argv);
+    status = run(argc, argv);
 
     /* A full disk shows itself only here: stdout is buffered until it is closed. */
     errno = 0;

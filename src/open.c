@@ -4,12 +4,15 @@
 #include <string.h>
 
 int open_model(struct opened *out, const char *model, const char *tokenizer, int text,
-               const struct adapter_source *adapter, char *error, size_t size)
+               const struct adapter_source *adapter, int64_t threads, char *error,
+               size_t size)
 {
     memset(out, 0, sizeof *out);
-    if (llama_load(&out->model, model, error, size) != 0) {
-        return -1;
+    if (threads_create(&out->threads, threads, error, size) != 0 ||
+        llama_load(&out->model, model, error, size) != 0) {
+        goto failed;
     }
+    out->model->threads = out->threads;
     if ((text || tokenizer != NULL) &&
         tokenizer_open(&out->tokenizer, tokenizer, model, &out->model->config, error,
                        size) != 0) {
@@ -33,5 +36,6 @@ void open_free(struct opened *opened)
     adapters_free(&opened->loaded);
     tokenizer_free(opened->tokenizer);
     llama_free(opened->model);
+    threads_free(opened->threads);
     memset(opened, 0, sizeof *opened);
 }

@@ -41,35 +41,35 @@ static int draw(FILE *script, const struct plot *plot, const char *directory,
 }
 
 /* "importance-NAME" in --out, where folders of one name must not meet. */
-static int importance_name(char *name, size_t size, const struct plot *plot, int64_t i)
+static int picture_name(char *name, size_t size, const struct plot *plot,
+                        const char *what, int64_t i)
 {
     int twins = 0, length;
 
     if (plot->out == NULL) {
-        return snprintf(name, size, "importance");
+        return snprintf(name, size, "%s", what);
     }
     for (int64_t j = 0; j < i; j++) {
         twins += strcmp(plot->run[j].name, plot->run[i].name) == 0;
     }
-    length = snprintf(name, size, "importance-%s", plot->run[i].name);
+    length = snprintf(name, size, "%s-%s", what, plot->run[i].name);
     if (twins > 0 && (size_t) length < size) {
         length += snprintf(name + length, size - (size_t) length, "-%d", twins + 1);
     }
     return length;
 }
 
-static int draw_importance(const struct plot *plot, int64_t i, char *error, size_t size)
+/* One picture of run i; `ranks`: how many each module has, else their importance. */
+static int draw_run(const struct plot *plot, int64_t i, int ranks, char *error,
+                    size_t size)
 {
     const struct run *run = &plot->run[i];
     char              name[512];
     FILE             *script;
-    int               result = -1;
+    int               result;
 
-    if (run->samples == 0) {
-        complain("%s: no ranks were written down, so no picture of them", run->directory);
-        return 0;
-    }
-    if ((size_t) importance_name(name, sizeof name, plot, i) >= sizeof name) {
+    if ((size_t) picture_name(name, sizeof name, plot, ranks ? "ranks" : "importance",
+                              i) >= sizeof name) {
         snprintf(error, size, "%.300s: too long a name", run->name);
         return -1;
     }
@@ -78,12 +78,28 @@ static int draw_importance(const struct plot *plot, int64_t i, char *error, size
         snprintf(error, size, "no temporary file: %s", strerror(errno));
         return -1;
     }
-    if (plot_importance(script, run, plot->modules, error, size) == 0) {
+    result = ranks ? plot_ranks(script, run, error, size)
+                   : plot_importance(script, run, plot->modules, error, size);
+    if (result == 0) {
         result = draw(script, plot, plot->out != NULL ? plot->out : run->directory, name,
                       error, size);
     }
     fclose(script);
     return result;
+}
+
+static int draw_ranks(const struct plot *plot, int64_t i, char *error, size_t size)
+{
+    const struct run *run = &plot->run[i];
+
+    if (run->samples == 0) {
+        complain("%s: no ranks were written down, so no picture of them", run->directory);
+        return 0;
+    }
+    return draw_run(plot, i, 0, error, size) != 0 ||
+                   (plot_has_ranks(run) && draw_run(plot, i, 1, error, size) != 0)
+               ? -1
+               : 0;
 }
 
 static int has_losses(const struct run *run)
@@ -154,7 +170,7 @@ static int plot_all(struct plot *plot, char **directories, int64_t count)
         return complain("%s: %s", plot->out, strerror(errno));
     }
     for (int64_t i = 0; i < count; i++) {
-        if (draw_importance(plot, i, error, sizeof error) != 0) {
+        if (draw_ranks(plot, i, error, sizeof error) != 0) {
             return complain("%s", error);
         }
     }
@@ -186,11 +202,12 @@ int command_plot(int argc, char **argv)
             "beamlora plot RUN... [flags]\n"
             "\n"
             "Draws how the importance of ranks moved and what was reallocated, for each "
-            "run,\nand the losses of all runs together: importance and loss, as .png and "
-            ".svg,\nin the runs' folders. Needs gnuplot (Debian: gnuplot-nox).",
+            "run,\nhow many ranks each module has where they move between modules, and the "
+            "losses\nof all runs together: importance, ranks and loss, as .png and .svg, in "
+            "the runs'\nfolders. Needs gnuplot (Debian: gnuplot-nox).",
         .details = "The six modules with most moves are looked at closely. loss goes to "
                    "the first\nrun's folder. With --out all pictures go there, as "
-                   "importance-NAME and loss.",
+                   "importance-NAME, ranks-NAME\nand loss.",
         .argument = "RUN",
         .argument_help = "run folder, finished or not",
         .argument_type = FLAG_DIRECTORY,

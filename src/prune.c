@@ -30,7 +30,7 @@ static const char *const formats[] = { "png", "svg", "both", "none", NULL };
 
 struct prune {
     const char        *model, *tokenizer, *data_path, *out;
-    int64_t            context, batch, shares;
+    int64_t            context, batch, threads, shares;
     int32_t            by, scope, format;
     int                json;
     struct run         run;
@@ -114,7 +114,8 @@ static int open_all(struct prune *prune)
     size_t                size = sizeof prune->error;
 
     if (open_model(&prune->opened, prune->model, prune->tokenizer,
-                   data_is_text(prune->data_path), &adapter, error, size) != 0) {
+                   data_is_text(prune->data_path), &adapter, prune->threads, error,
+                   size) != 0) {
         return -1;
     }
     if (prune->context == 0) {
@@ -338,7 +339,7 @@ int command_prune(int argc, char **argv)
         { .name = "model",
           .type = FLAG_FILE,
           .value = &prune.model,
-          .help = "Hugging Face directory or llama2.c file (the run's)" },
+          .help = "the base: directory or file (the run's)" },
         { .name = "data",
           .type = FLAG_FILE,
           .value = &prune.data_path,
@@ -381,6 +382,12 @@ int command_prune(int argc, char **argv)
           .low = 1,
           .high = INT_MAX,
           .help = "windows or examples at once (the run's, or 8)" },
+        { .name = "threads",
+          .type = FLAG_INTEGER,
+          .value = &prune.threads,
+          .low = 0,
+          .high = THREADS_MOST,
+          .help = "that share the work (0: one for each processor)" },
         { .name = "out",
           .type = FLAG_DIRECTORY,
           .value = &prune.out,

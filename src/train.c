@@ -133,25 +133,53 @@ static int create_parameters(struct train *train)
     return 0;
 }
 
+/* Before its activations are made. */
+static int predict_memory(struct train *train, int flags)
+{
+    struct footprint *footprint = &train->footprint;
+    struct windows    step = { train->batch, train->context }, evaluation = { 0, 0 };
+    int64_t           ids = step.batch * train->accumulate * step.context;
+
+    if (train->eval_path != NULL) {
+        evaluation = step;
+        evaluate_room(&train->eval_data, &evaluation.context, &evaluation.batch);
+    }
+    if (footprint_measure(footprint, train->model, train_adapters(train), step, flags,
+                          evaluation, train->error, sizeof train->error) != 0) {
+        return -1;
+    }
+    footprint->data =
+        4.0 * (double) (train->data.count + train->eval_data.count + 2 * ids);
+    if (train->full != NULL) {
+        footprint->parameters = 16 * (double) full_parameters(train->full);
+    }
+    return footprint_check(footprint, train->error, sizeof train->error);
+}
+
 static int prepare(struct train *train)
 {
     char  *error = train->error;
     size_t size = sizeof train->error;
     size_t ids = (size_t) (train->batch * train->accumulate * train->context);
+    int    flags = LLAMA_KEEP | (train->recompute ? LLAMA_RECOMPUTE : 0);
     int    text = data_is_text(train->data_path) ||
                (train->eval_path != NULL && data_is_text(train->eval_path));
 
     if (llama_load(&train->model, train->model_path, error, size) != 0 ||
-        ((text || train->tokenizer_path != NULL) &&
+        threads_create(&train->threads, train->thread_count, error, size) != 0) {
+        return -1;
+    }
+    train->model->threads = train->threads;
+    if (((text || train->tokenizer_path != NULL) &&
          tokenizer_open(&train->tokenizer, train->tokenizer_path, train->model_path,
                         &train->model->config, error, size) != 0) ||
         load_data(train, &train->data, train->data_path, train->context) != 0 ||
         /* evaluation makes do with a shorter window */
         (train->eval_path != NULL &&
          load_data(train, &train->eval_data, train->eval_path, 1) != 0) ||
-        create_parameters(train) != 0 ||
+        create_parameters(train) != 0 || predict_memory(train, flags) != 0 ||
         llama_pass_create(&train->pass, train->model, train_adapters(train), train->batch,
-                          train->context, 1, error, size) != 0) {
+                          train->context, flags, error, size) != 0) {
         return -1;
     }
     if (train->full != NULL) {
@@ -184,6 +212,7 @@ static void release(struct train *train, int undo)
     tokenizer_free(train->tokenizer);
     llama_free(train->model);
     full_free(train->full);
+    threads_free(train->threads);
     start_free(&train->start);
     start_free(&train->before);
 }

@@ -153,7 +153,7 @@ if command -v zsh > /dev/null; then
         done
     done
     zsh -f "$work/try.zsh" "$share/_beamlora" "$program" train '' > "$work/out" 2>&1
-    is "zsh: choices" grep -q -e '--scope=\[.*\]:value:(module joint)$' "$work/out"
+    is "zsh: choices" grep -q -e '--scope=\[.*\]:value:(module joint global)$' "$work/out"
     is "zsh: files" grep -q -e '--data=\[.*\]:file:_files$' "$work/out"
     is "zsh: directories" grep -q -e '--out=\[.*\]:directory:_files -/$' "$work/out"
 else
@@ -177,7 +177,7 @@ if command -v fish > /dev/null; then
         done
     done
     fish_offers 'beamlora train --scope '
-    is "fish: choices" [ "$(sort "$work/out" | tr '\n' ' ')" = 'joint module ' ]
+    is "fish: choices" [ "$(sort "$work/out" | tr '\n' ' ')" = 'global joint module ' ]
     fish_offers 'beamlora train --scope=j'
     is "fish: choices behind =" [ "$(cat "$work/out")" = '--scope=joint' ]
 else

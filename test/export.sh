@@ -145,9 +145,13 @@ head -c 5000 "$work/run/checkpoint.safetensors" > "$work/half/checkpoint.safeten
 refused 1 'checkpoint.safetensors' export "$work/half" --format peft --out "$work/x"
 cp "$work/peft/adapter_model.safetensors" "$work/half/checkpoint.safetensors"
 refused 1 'is no checkpoint' export "$work/half" --format peft --out "$work/x"
-sed 's/"rank": 3/"rank": 4/' "$work/run/run.json" > "$work/half/run.json"
 cp "$work/run/checkpoint.safetensors" "$work/half/checkpoint.safetensors"
-refused 1 'of the shape that run.json' export "$work/half" --format peft --out "$work/x"
+for method in lora dora beamlora+dora adalora; do
+    sed "s/\"method\": \"beamlora\"/\"method\": \"$method\"/" "$work/run/run.json" \
+        > "$work/half/run.json"
+    refused 1 'of another method\|of the shape that run.json' export "$work/half" \
+        --format peft --out "$work/x"
+done
 ok "full" train $files --batch 1 --context 32 --steps 1 --method full --out "$work/full"
 refused 1 'method full, which has no adapter' export "$work/full" --format peft \
     --out "$work/x"
@@ -242,5 +246,47 @@ ok "gguf" export "$work/ada" --format gguf --out "$work/ada.gguf"
 ok "merged" export "$work/ada" --format merged --out "$work/ada.merged"
 near "merged computes the same" "$(loss_of --model "$work/ada.merged")" "$want" 1e-5
 refused 1 'no scores' export "$work/ada" --format published --out "$work/ada.published"
+
+# ----- ranks that moved between modules -----
+
+ok "a run whose ranks moved" train $quick $evaluation --method beamlora-global --rank 4 \
+    --p-start 0.6 --out "$work/global"
+is "they differ" grep -q '"given up"' "$work/global/plans.jsonl"
+want=$(number eval_loss)
+for format in peft peft-compact published merged; do
+    ok "$format of it" export "$work/global" --format $format --out "$work/global.$format"
+done
+ok "gguf of it" export "$work/global" --format gguf --out "$work/global.gguf"
+same "peft of it is the run's adapter" "$work/global.peft/adapter_model.safetensors" \
+    "$work/global/adapter_model.safetensors"
+near "merged computes the same" "$(loss_of --model "$work/global.merged")" "$want" 1e-5
+for format in peft-compact published; do
+    near "$format too" "$(loss_of --model "$model" --adapter "$work/global.$format")" \
+        "$want" 1e-5
+done
+
+# ----- ranks of their own: a run that began with such an adapter -----
+
+ok "a run that begins with ranks that differ" train $quick $evaluation --method lora \
+    --init-adapter "$work/ada.compact" --out "$work/begun"
+is "they differ" grep -q '"rank_pattern": {$' "$work/ada.compact/adapter_config.json"
+want=$(number eval_loss)
+for format in peft peft-compact merged; do
+    ok "$format of it" export "$work/begun" --format $format --out "$work/begun.$format"
+done
+ok "gguf of it" export "$work/begun" --format gguf --out "$work/begun.gguf"
+same "peft of it is the run's adapter" "$work/begun.peft/adapter_model.safetensors" \
+    "$work/begun/adapter_model.safetensors"
+near "merged computes the same" "$(loss_of --model "$work/begun.merged")" "$want" 1e-5
+near "peft-compact too" \
+    "$(loss_of --model "$model" --adapter "$work/begun.peft-compact")" "$want" 1e-5
+# modules of a few projections only, without --targets
+ok "a run of two projections" train $quick --method dora --targets q_proj,down_proj \
+    --out "$work/two"
+ok "one that begins with it" train $quick $evaluation --method dora \
+    --init-adapter "$work/two" --out "$work/two.begun"
+want=$(number eval_loss)
+ok "merged of that" export "$work/two.begun" --format merged --out "$work/two.merged"
+near "computes the same" "$(loss_of --model "$work/two.merged")" "$want" 1e-5
 
 summary export

@@ -39,7 +39,7 @@ for value in nan inf -1 1e999 1,5 1e ' 1' ''; do
     refused 2 'lr' train $files --lr "$value"
 done
 refused 2 'seed' train $files --seed -1
-refused 2 'must be one of: lora, rslora, dora, adalora, beamlora, beamlora+dora, full' \
+refused 2 'must be one of: lora, rslora, dora, adalora, beamlora, beamlora+dora, beamlora-global' \
     train $files --method pissa
 refused 2 'must be one of: paper' train $files --preset tuned
 refused 2 'rank' train $files --rank 0
@@ -59,6 +59,9 @@ refused 1 'target_rank' train $quick --method adalora --rank 4 --target-rank 5
 refused 1 'sensitivity_beta' train $quick --method adalora --sensitivity-beta 0
 refused 2 'delta-t' train $quick --method adalora --delta-t 0
 refused 1 'p_start' train $quick --p-start 0
+refused 1 'capacity' train $quick --method beamlora-global --rank 4 --capacity 3
+refused 1 'budget' train $quick --method beamlora-global --budget 100
+refused 1 'contradicts' train $quick --method beamlora-global --scope joint
 refused 1 'reallocat' train $files --context 32 --steps 48 --period 48
 refused 1 'reallocat' train $files --context 32 --steps 48 --p-start 1 --p-end 1
 
@@ -99,6 +102,34 @@ learns adalora_dropout --method adalora --dropout 0.1 --orth-reg-weight 0 --alph
     --score-lr-ratio 2 --sensitivity-beta 0.7 --uncertainty-beta 0.6
 run train $quick --method adalora
 is "the budget is reported" grep -q '"kept_ranks":[1-9]' "$work/out"
+# budget_of RUN: what inspect says it is; moves_within RUN BUDGET CAPACITY: its table of ranks
+# over time keeps to both, no module is left without a rank, and ranks did move
+budget_of() {
+    "$program" inspect "$work/$1" | sed -n 's/^Budget: \([0-9]*\) parameters.*/\1/p'
+}
+moves_within() {
+    "$program" inspect "$work/$1" | awk -v budget="$2" -v most="$3" '
+        $1 == "step" && $NF == "parameters" { table = 1; next }
+        table && NF != 5 { table = 0 }
+        table { lines++; bad += $3 < 1 || $4 > most || $5 > budget || $5 <= 0
+                moved += lines > 1 && $2 $3 $4 != last; last = $2 $3 $4 }
+        END { exit !(lines > 1 && moved > 0 && bad == 0) }'
+}
+learns global --method beamlora-global --rank 4 --p-start 0.6
+budget=$(budget_of global)
+is "ranks move within the budget" moves_within global "$budget" 8
+ok "inspect --json of it" inspect "$work/global" --json
+ok "compare with it" compare "$work/global" "$work/lora"
+learns global_dora --method beamlora-global+dora --rank 4 --p-start 0.6 --capacity 5 \
+    --dropout 0.1 --expand fresh --importance contribution
+is "ranks move within its budget" moves_within global_dora "$(budget_of global_dora)" 5
+learns global_slack --method beamlora --scope global --rank 2 --capacity 6 \
+    --budget $((budget * 2)) --p-start 1
+is "more budget than ranks at first: they grow" moves_within global_slack \
+    $((budget * 2)) 6
+run train $quick --method beamlora-global
+is "the ranks are reported" grep -q '^ranks  *[0-9]* of [0-9]*, [0-9]* to [0-9]* in an adapter$' \
+    "$work/out"
 run train $quick --method lora --target-rank 2
 is "a budget has no effect with lora" grep -q 'target-rank has no effect' "$work/err"
 learns beamlora
@@ -169,6 +200,13 @@ whole=$(number train_loss)
 run train $files --batch 2 --accumulate 3 --context 32 --steps 12 --method lora --json
 near "accumulated batches are one batch" "$(number train_loss)" "$whole" 1e-3
 
+# logits, of as many windows as there are
+ok "eval --dump-logits" eval $files_eval --context 32 --batch 5 --json \
+    --dump-logits "$work/logits"
+is "logits: rows of the vocabulary" \
+    grep -q -a '"logits":{"dtype":"F32","shape":\[160,256\]' "$work/logits"
+refused 1 'No such file' eval $files_eval --context 32 --dump-logits "$work/none/logits"
+
 ok "without --json" train $files --steps 36 --batch 2 --context 16 $evaluation
 is "results are on stdout" grep -q '^evaluation loss ' "$work/out"
 is "the last step is told" grep -q '^step 36/36 ' "$work/err"
@@ -212,6 +250,32 @@ is "the weights are those of every machine: $sum" [ "$sum" = "336050479 86688" ]
 ok "init: evaluation" eval --model "$work/tiny" --tokenizer bytes --data "$work/eval.txt" \
     --context 32 --json
 near "it knows nothing: ln 257" "$(number loss)" 5.549 0.05
+
+# ----- memory, threads, activations worked out again -----
+
+echo '{"model_type":"llama","vocab_size":258,"hidden_size":128,"num_hidden_layers":3,
+"num_attention_heads":4,"intermediate_size":256,"tokenizer":"bytes"}' > "$work/wide.json"
+ok "a wider model" init --config "$work/wide.json" --out "$work/wide"
+wide="--model $work/wide --data $work/train.txt --context 128 --steps 3 --json"
+long="--model $work/wide --data $work/train.txt --context 128 --steps 40 --batch 4"
+refused 1 'the machine has' train --model $work/wide --data $work/train.txt --context 2000 --batch 65536 --out "$work/new"
+is "and leaves nothing" [ ! -e "$work/new" ]
+for flags in "--method lora" "--method lora --threads 2 --rank 32" "--method dora" \
+    "--method lora --checkpoint-activations" "--method full" \
+    "--method lora $evaluation"; do
+    # shellcheck disable=SC2086
+    ok "$flags" train $wide --batch 24 $flags
+    # the sanitizers have memory of their own
+    grep -q -e __asan_init -e __tsan_init "$program" ||
+        near "memory of $flags" "$(number memory_predicted)" "$(number memory_peak)" \
+            "$(number memory_peak | awk '{ print $1 * 0.06 }')"
+done
+ok "on two threads" train $long --dropout 0.1 \
+    --threads 2 --out "$work/kept"
+ok "activations worked out again" train $long \
+    --dropout 0.1 --threads 2 --checkpoint-activations --out "$work/again2"
+is "to the same bits" cmp -s "$work/kept/adapter_model.safetensors" \
+    "$work/again2/adapter_model.safetensors"
 refused 1 'tiny/config.json: is there already' init --config "$work/tiny.json" \
     --out "$work/tiny"
 refused 1 'none' init --config "$work/none" --out "$work/new"

@@ -228,6 +228,24 @@ for file in adapter_model.safetensors ranks.jsonl log.jsonl checkpoint.safetenso
     is "adalora: $file" cmp -s "$work/adalora/$file" "$work/adalora.killed/$file"
 done
 
+# Ranks that move between modules: killed between two reallocations
+global="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --rank 4
+    --method beamlora-global --p-start 0.6 --period 4 --checkpoint-every 5"
+ok "global" train $global --out "$work/global"
+rm -rf "$work/global.killed"
+# shellcheck disable=SC2086
+"$program" train $global --out "$work/global.killed" > /dev/null 2>> "$work/err" &
+process=$!
+until_step 12 "$work/global.killed"
+kill -9 "$process" 2> /dev/null
+wait "$process" 2> /dev/null
+ok "global: resume" train --resume "$work/global.killed"
+for file in adapter_model.safetensors ranks.jsonl plans.jsonl log.jsonl \
+    checkpoint.safetensors; do
+    is "global: $file" cmp -s "$work/global/$file" "$work/global.killed/$file"
+done
+is "global: ranks were given up" grep -q '"given up"' "$work/global/plans.jsonl"
+
 # DoRA: lengths of W are worked out again from what the checkpoint holds
 dora="$files --batch 4 --context 32 --steps 30 --accumulate 10 --lr 1e-2 --dropout 0.1
     --method beamlora+dora --checkpoint-every 5"

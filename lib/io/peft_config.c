@@ -30,12 +30,14 @@ static const char *const refused[] = {
     "modules_to_save",
     "enable_lora",
     "use_qalora",
+    "use_bdlora",
     "layer_replication",
     "alora_invocation_tokens",
     "trainable_token_indices",
     "target_parameters",
     "arrow_config",
     "kasa_config",
+    "monteclora_config",
     "velora_config",
 };
 

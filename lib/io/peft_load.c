@@ -231,14 +231,17 @@ static int fill_scores(const struct job *job, bl_adapter *adapter,
     return code;
 }
 
-/* What a rank of the file is multiplied with. */
+/* What a rank of the file is multiplied with. The file's g sum to its rank, the group's
+ * to their mass. */
 static double factor_of(const struct job *job, const struct bl__io_module *module,
-                        double c, int64_t i)
+                        const bl_adapter *adapter, int64_t i)
 {
+    double c = bl_adapter_get_scaling(adapter);
+    double share = (double) bl_adapter_get_rank(adapter) / bl_adapter_get_mass(adapter);
     double scale =
         isnan(module->scale) ? job->options.alpha / (double) module->rank : module->scale;
     /* equal scores give equal g, so that e / g is 1 without rounding */
-    return scale * (job->scored ? 1 : job->e[i] / job->g[i]) / c;
+    return scale * (job->scored ? share : job->e[i] / job->g[i]) / c;
 }
 
 static int fill_a(const struct job *job, bl_adapter *adapter,
@@ -264,7 +267,7 @@ static int fill_a(const struct job *job, bl_adapter *adapter,
                                "adapter %.160s: rank %lld is silenced (c g = 0)",
                                module->name, (long long) i);
         }
-        double factor = factor_of(job, module, c, i);
+        double factor = factor_of(job, module, adapter, i);
         int    bad = 0;
         for (int64_t j = 0; j < module->in; j++) {
             double value = get(job, tensor, i, j, &bad);

@@ -40,11 +40,13 @@ static double value_at(const bl_view *view, int64_t i, int64_t j)
     return (double) singles[i * view->ld + j];
 }
 
-/* The file has no other g than r softmax(s / tau): no removed and no masked ranks. */
+/* The file has no other g than multiples of softmax(s / tau): no removed and no masked
+ * ranks. */
 static int check_scores(const struct job *job, const bl_adapter *adapter,
                         const bl_view *scores)
 {
     double  tau = bl_group_get_temperature(job->group);
+    double  mass = bl_adapter_get_mass(adapter);
     double  largest = value_at(scores, 0, 0);
     double  sum = 0;
     int64_t rank = scores->cols;
@@ -59,8 +61,8 @@ static int check_scores(const struct job *job, const bl_adapter *adapter,
         return bl__io_fail_core(code, NULL);
     }
     for (int64_t i = 0; i < rank; i++) {
-        double want = (double) rank * exp((value_at(scores, 0, i) - largest) / tau) / sum;
-        if (isfinite(want) && fabs(job->row[i] - want) > SOFTMAX_ERROR * (double) rank) {
+        double want = mass * exp((value_at(scores, 0, i) - largest) / tau) / sum;
+        if (isfinite(want) && fabs(job->row[i] - want) > SOFTMAX_ERROR * mass) {
             return bl__io_fail(BL_E_STATE, NULL,
                                "adapter %.160s: rank %lld has importance %g, its score "
                                "alone gives %g: removed or masked ranks cannot be "
@@ -214,13 +216,14 @@ static int write_model(void *user, struct bl__io_file *file)
     return code == 0 ? bl__io_file_finish(file) : code;
 }
 
-/* alpha that gives a module's c: an integer where it is one, as PEFT has it. */
+/* alpha that gives a module's c, since a reader's g sum to r and the module's to its mass:
+ * an integer where it is one, as PEFT has it. */
 static json_t *alpha_of(const struct job *job, int64_t k)
 {
     bl_adapter *adapter = bl_group_get_adapter(job->group, k);
     double      rank = (double) bl_adapter_get_rank(adapter);
-    double      alpha = bl_adapter_get_scaling(adapter) *
-                   (job->trained.scaling == BL_SCALING_RSLORA ? sqrt(rank) : rank);
+    double      alpha = bl_adapter_get_scaling(adapter) * bl_adapter_get_mass(adapter) /
+                   (job->trained.scaling == BL_SCALING_RSLORA ? sqrt(rank) : 1);
     double whole = nearbyint(alpha);
     if (fabs(alpha - whole) <= 1e-12 * fabs(alpha) && fabs(whole) < 1e15) {
         return json_integer((json_int_t) whole);

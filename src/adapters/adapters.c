@@ -8,6 +8,7 @@
 
 #include "adapters/adapters_specs.h"
 #include "base/memory.h"
+#include "base/threads.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -105,7 +106,7 @@ static void hand_rows(const void *base, int64_t from, int64_t rows, int64_t in, 
     weight_rows(base, from, rows, in, out);
 }
 
-static bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot)
+bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot)
 {
     const struct weight *weight =
         &model->layers[slot / LLAMA_PROJECTIONS].projection[slot % LLAMA_PROJECTIONS];
@@ -140,7 +141,12 @@ int specs_group(struct llama_adapters *out, const struct llama *model,
                 size_t size)
 {
     struct llama_adapters adapters = { NULL, NULL };
+    bl_options            threaded = *options;
 
+    if (threads_count(model->threads) > 1) {
+        threaded.parallel_for = threads_run;
+        threaded.parallel_user = model->threads;
+    }
     if (check_memory(specs, options, error, size) != 0) {
         return -1;
     }
@@ -149,7 +155,7 @@ int specs_group(struct llama_adapters *out, const struct llama *model,
         snprintf(error, size, "out of memory for %" PRId64 " adapters", specs->count);
         return -1;
     }
-    if (bl_group_create(&adapters.group, specs->list, specs->count, options) != 0) {
+    if (bl_group_create(&adapters.group, specs->list, specs->count, &threaded) != 0) {
         snprintf(error, size, "%s", bl_last_error());
         free(adapters.at);
         return -1;

@@ -1,4 +1,4 @@
-/* What adapters.c and adapters_start.c share: a group's specs for some of a model's
+/* What adapters.c, adapters_start.c and restore.c share: a group's specs for some of a model's
  * projections, and filling it from an adapter on disk. A slot is layer times projections
  * plus projection. */
 #ifndef BEAMLORA_SRC_ADAPTERS_SPECS_H
@@ -21,6 +21,9 @@ struct specs {
 int  specs_create(struct specs *specs, const struct llama *model, char *error,
                   size_t size);
 void specs_free(struct specs *specs);
+
+/* One more, for this slot; rank and alpha are the group's. */
+bl_spec *specs_add(struct specs *specs, const struct llama *model, int64_t slot);
 
 /* Specs with c = 1 for the modules of a file, in the order of the slots. */
 int specs_read(struct specs *specs, const bl_peft *peft, const struct llama *model,

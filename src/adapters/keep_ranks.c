@@ -151,18 +151,19 @@ static int take_importance(const struct run *run, const char *name, double *valu
 {
     const struct run_sample *last = &run->sample[run->samples - 1];
     const struct run_module *module = find_module(run, name);
+    int64_t                  there = module != NULL ? run_ranks_at(run, last, module) : 0;
 
-    if (module == NULL || module->rank > ranks) {
+    if (module == NULL || there > ranks) {
         snprintf(error, size,
                  "%.200s/ranks.jsonl: is not of this adapter: %.100s has rank %" PRId64
                  ", in the adapter %" PRId64,
-                 run->directory, name, module != NULL ? module->rank : 0, ranks);
+                 run->directory, name, there, ranks);
         return -1;
     }
     for (int64_t r = 0; r < ranks; r++) {
         double norm = isnan(value[r]) ? 0 : value[r];
-        double logged = r < module->rank ? last->norm[module->first + r] : 0;
-        double g = r < module->rank ? last->importance[module->first + r] : 0;
+        double logged = r < there ? last->norm[module->first + r] : 0;
+        double g = r < there ? last->importance[module->first + r] : 0;
 
         if (!(fabs(norm - logged) <= SAME_NORM * norm) || !isfinite(g)) {
             snprintf(error, size,

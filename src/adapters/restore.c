@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "adapters/adapters.h"
+#include "adapters/adapters_specs.h"
 #include "beamlora_io.h"
 #include "train/checkpoint.h"
 #include "base/file.h"
@@ -74,25 +74,26 @@ static int find_tensor(const bl_safetensors *file, const char *name, bl_tensor_i
     return index < 0 ? -1 : bl_safetensors_get_tensor(file, index, info);
 }
 
-/* The settings that shapes and scales depend on. */
-static int read_options(bl_options *options, const json_t *settings,
-                        const bl_safetensors *file, const char *path, char *error,
-                        size_t size)
+/* The settings of the run that an adapter's arrays depend on. */
+static int read_options(bl_options *options, const json_t *settings, const char *path,
+                        char *error, size_t size)
 {
     static const struct {
         const char *name;
         int32_t     method, dora;
     } kinds[] = {
-        { "lora", BL_METHOD_LORA, 0 },         { "rslora", BL_METHOD_LORA, 0 },
-        { "dora", BL_METHOD_LORA, 1 },         { "adalora", BL_METHOD_ADALORA, 0 },
-        { "beamlora", BL_METHOD_BEAMLORA, 0 }, { "beamlora+dora", BL_METHOD_BEAMLORA, 1 }
+        { "lora", BL_METHOD_LORA, 0 },
+        { "rslora", BL_METHOD_LORA, 0 },
+        { "dora", BL_METHOD_LORA, 1 },
+        { "adalora", BL_METHOD_ADALORA, 0 },
+        { "beamlora", BL_METHOD_BEAMLORA, 0 },
+        { "beamlora+dora", BL_METHOD_BEAMLORA, 1 },
+        { "beamlora-global", BL_METHOD_BEAMLORA, 0 },
+        { "beamlora-global+dora", BL_METHOD_BEAMLORA, 1 },
     };
 
-    const char    *method = text_of(settings, "method");
-    json_int_t     rank = json_integer_value(json_object_get(settings, "rank"));
-    bl_tensor_info info;
-    double         c = 0;
-    int            found = -1, kind = -1;
+    const char *method = text_of(settings, "method");
+    int         kind = -1;
 
     bl_options_init(options, sizeof *options);
     options->optimizer = BL_OPTIMIZER_HOST;
@@ -112,24 +113,70 @@ static int read_options(bl_options *options, const json_t *settings,
     options->method = kinds[kind].method;
     options->total_steps = 1; /* AdaLoRA wants some: it will not train */
     options->dora = kinds[kind].dora;
-    options->rank = rank;
-    /* c is the same in all modules. */
-    for (int64_t i = 0; found != 0 && i < bl_safetensors_get_count(file); i++) {
-        size_t length;
+    return 0;
+}
 
-        bl_safetensors_get_tensor(file, i, &info);
-        length = strlen(info.name);
-        if (length > 2 && strcmp(info.name + length - 2, ".c") == 0 &&
-            info.elements == 1 && info.dtype == BL_F64) {
-            found = bl_safetensors_copy(file, i, BL_F64, &c, 1);
-        }
-    }
-    if (found != 0 || rank < 1) {
-        snprintf(error, size, "%s: says nothing of rank and scale of its adapters", path);
+/* The tensor <module>.<ending> of the file. */
+static int find_part(const bl_safetensors *file, const char *module, const char *ending,
+                     bl_tensor_info *info)
+{
+    char name[ADAPTER_NAME_SIZE + 8];
+
+    snprintf(name, sizeof name, "%s.%s", module, ending);
+    return find_tensor(file, name, info);
+}
+
+/* Rank and alpha of a module from the shape of its A and from its c; in a run that began
+ * with an adapter each has its own. */
+static int read_module(bl_spec *spec, const bl_safetensors *file,
+                       const bl_options *options, const char *path, char *error,
+                       size_t size)
+{
+    bl_tensor_info a, c, part;
+    double         scale;
+    int            scored = find_part(file, spec->name, "s", &part) == 0;
+    int            dora = find_part(file, spec->name, "magnitude", &part) == 0;
+
+    if (scored != (options->method != BL_METHOD_LORA) || dora != options->dora) {
+        snprintf(error, size, "%s: %s is of another method than run.json says", path,
+                 spec->name);
         return -1;
     }
-    options->alpha =
-        c * ((double) rank + (options->method == BL_METHOD_ADALORA ? 1e-5 : 0));
+    if (find_part(file, spec->name, "A", &a) != 0 || a.dims != 2 || a.shape[0] < 1 ||
+        find_part(file, spec->name, "c", &c) != 0 || c.elements != 1 ||
+        c.dtype != BL_F64) {
+        snprintf(error, size, "%s: says nothing of rank and scale of %s", path,
+                 spec->name);
+        return -1;
+    }
+    bl_safetensors_copy(file, bl_safetensors_find(file, c.name), BL_F64, &scale, 1);
+    spec->rank = a.shape[0];
+    spec->alpha =
+        scale * ((double) spec->rank + (options->method == BL_METHOD_ADALORA ? 1e-5 : 0));
+    return 0;
+}
+
+/* The modules that the checkpoint has. */
+static int read_modules(struct specs *specs, const struct llama *model,
+                        const bl_safetensors *file, const bl_options *options,
+                        const char *path, char *error, size_t size)
+{
+    int64_t slots = model->config.layers * LLAMA_PROJECTIONS;
+
+    for (int64_t slot = 0; slot < slots; slot++) {
+        bl_spec       *spec = specs_add(specs, model, slot);
+        bl_tensor_info a;
+
+        if (find_part(file, spec->name, "A", &a) != 0) {
+            specs->count--;
+        } else if (read_module(spec, file, options, path, error, size) != 0) {
+            return -1;
+        }
+    }
+    if (specs->count == 0) {
+        snprintf(error, size, "%s: has no adapters of the model's projections", path);
+        return -1;
+    }
     return 0;
 }
 
@@ -154,6 +201,8 @@ static int stays(const char *name)
     static const char *const own[] = { "group.seed", "group.settings",
                                        "group.history_steps", "group.snapshots",
                                        "group.frozen" };
+    /* its own rank is the same, without room for more; its c but for rounding */
+    static const char *const endings[] = { ".rank", ".c" };
     size_t                   length = strlen(name);
 
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
@@ -161,8 +210,14 @@ static int stays(const char *name)
             return 1;
         }
     }
-    return length > 2 &&
-           strcmp(name + length - 2, ".c") == 0; /* equal but for rounding */
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t ending = strlen(endings[i]);
+
+        if (length > ending && strcmp(name + length - ending, endings[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int fill_group(bl_group *group, const bl_safetensors *file, const char *path,
@@ -196,21 +251,27 @@ static int load_checkpoint(struct restored *out, const json_t *settings,
                            const bl_safetensors *file, const char *path, char *error,
                            size_t size)
 {
-    const char *format = bl_safetensors_get_metadata(file, "format");
-    const char *version = bl_safetensors_get_metadata(file, "version");
-    bl_options  options;
+    const char  *format = bl_safetensors_get_metadata(file, "format");
+    const char  *version = bl_safetensors_get_metadata(file, "version");
+    bl_options   options;
+    struct specs specs;
+    int          result;
 
     if (format == NULL || strcmp(format, CHECKPOINT_FORMAT) != 0 || version == NULL ||
         strcmp(version, CHECKPOINT_VERSION) != 0) {
         snprintf(error, size, "%s: is no checkpoint of this version of beamlora", path);
         return -1;
     }
-    if (read_options(&options, settings, file, path, error, size) != 0 ||
-        adapters_create(&out->adapters, out->model, text_of(settings, "targets"),
-                        &options, error, size) != 0) {
+    if (read_options(&options, settings, path, error, size) != 0 ||
+        specs_create(&specs, out->model, error, size) != 0) {
         return -1;
     }
-    return fill_group(out->adapters.group, file, path, error, size);
+    result = read_modules(&specs, out->model, file, &options, path, error, size);
+    if (result == 0) {
+        result = specs_group(&out->adapters, out->model, &specs, &options, error, size);
+    }
+    specs_free(&specs);
+    return result == 0 ? fill_group(out->adapters.group, file, path, error, size) : -1;
 }
 
 static int restore_run(struct restored *out, const char *directory, const char *model,

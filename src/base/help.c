@@ -10,6 +10,7 @@
 
 #define COLUMNS 80
 #define HELP_COLUMN 36 /* at most; a longer flag has its help on the next line */
+#define CHOICE_INDENT 6
 
 static const char *placeholder(enum flag_type type)
 {
@@ -86,12 +87,28 @@ static void print_wrapped(const char *words, int column)
     printf("%s\n", words);
 }
 
+/* A flag whose choices are too long for a line is broken behind one of them. */
 static void print_row(const char *text, const char *help, int column)
 {
-    if ((int) strlen(text) + 2 > column) {
-        printf("%s\n%*s", text, column, "");
+    int indent = 0;
+
+    while (indent + (int) strlen(text) > COLUMNS) {
+        int length = COLUMNS - indent;
+
+        while (length > 0 && text[length - 1] != '|') {
+            length--;
+        }
+        if (length == 0) {
+            break; /* nothing to break it at */
+        }
+        printf("%*s%.*s\n", indent, "", length, text);
+        text += length;
+        indent = CHOICE_INDENT;
+    }
+    if (indent + (int) strlen(text) + 2 > column) {
+        printf("%*s%s\n%*s", indent, "", text, column, "");
     } else {
-        printf("%-*s", column, text);
+        printf("%*s%-*s", indent, "", column - indent, text);
     }
     print_wrapped(help, column);
 }

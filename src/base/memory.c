@@ -18,3 +18,18 @@ int memory_check(double bytes, const char *what, const char *remedy, char *error
     }
     return 0;
 }
+
+double memory_peak(void)
+{
+    FILE     *file = fopen("/proc/self/status", "r");
+    char      line[256];
+    long long kilobytes = 0;
+
+    while (file != NULL && fgets(line, sizeof line, file) != NULL &&
+           sscanf(line, "VmHWM: %lld", &kilobytes) != 1) {
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return (double) kilobytes * 1024;
+}

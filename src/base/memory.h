@@ -9,4 +9,8 @@
 int memory_check(double bytes, const char *what, const char *remedy, char *error,
                  size_t size);
 
+/* The most memory that the process had until now, in bytes; 0: not known. Not getrusage's,
+ * which remembers what the process was before it was this program. */
+double memory_peak(void);
+
 #endif

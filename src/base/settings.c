@@ -17,26 +17,37 @@ enum method {
     METHOD_ADALORA,
     METHOD_BEAMLORA,
     METHOD_BEAMLORA_DORA,
+    METHOD_GLOBAL,
+    METHOD_GLOBAL_DORA,
     METHOD_FULL
 };
 
-static const char *const methods[] = { "lora",     "rslora",        "dora", "adalora",
-                                       "beamlora", "beamlora+dora", "full", NULL };
-static const char *const presets[] = { "paper", "published", "tightening", NULL };
+static const char *const methods[] = { "lora",
+                                       "rslora",
+                                       "dora",
+                                       "adalora",
+                                       "beamlora",
+                                       "beamlora+dora",
+                                       "beamlora-global",
+                                       "beamlora-global+dora",
+                                       "full",
+                                       NULL };
+static const char *const presets[] = { "paper", "published", "tightening", "global",
+                                       NULL };
 /* In the order of the enums of beamlora.h: a choice's index is the option's value. */
 static const char *const curves[] = { "constant", "linear", "cosine", NULL };
-static const char *const scopes[] = { "module", "joint", NULL };
+static const char *const scopes[] = { "module", "joint", "global", NULL };
 static const char *const crossings[] = { "kept", "pruned", NULL };
 static const char *const selects[] = { "lowest", "random", NULL };
-static const char *const importances[] = { "score", "contribution", NULL };
+static const char *const importances[] = { "score", "contribution", "norm", NULL };
 static const char *const expands[] = { "history", "current", "fresh", "none", NULL };
 static const char *const moments[] = { "copy", "keep", "zero", NULL };
 static const char *const pairings[] = { "shuffled", "ordered", NULL };
 static const char *const transfers[] = { "mean", "preserve", NULL };
 
-_Static_assert(BL_PRESET_TIGHTENING == 2 && BL_CURVE_COSINE == 2 && BL_SCOPE_JOINT == 1 &&
+_Static_assert(BL_PRESET_GLOBAL == 3 && BL_CURVE_COSINE == 2 && BL_SCOPE_GLOBAL == 2 &&
                    BL_CROSSING_PRUNED == 1 && BL_SELECT_RANDOM == 1 &&
-                   BL_IMPORTANCE_CONTRIBUTION == 1 && BL_EXPAND_NONE == 3 &&
+                   BL_IMPORTANCE_NORM == 2 && BL_EXPAND_NONE == 3 &&
                    BL_MOMENTS_ZERO == 2 && BL_PAIRING_ORDERED == 1 &&
                    BL_TRANSFER_PRESERVE == 1,
                "choices are in the order of the library's enums");
@@ -67,6 +78,8 @@ static const struct row rows[] = {
     HEADING("Adapters"),
     { "rank", FLAG_INTEGER, ADAPTERS, AT(rank), "of every adapter, AdaLoRA: at first (8)",
       NULL, FROM(1) },
+    { "capacity", FLAG_INTEGER, BEAMLORA, AT(capacity),
+      "most ranks of an adapter (0: where they move, 2 * rank)", NULL, FROM(0) },
     { "alpha", FLAG_REAL, ADAPTERS, AT(alpha), "scaling numerator (2 * rank)", NULL,
       ANY },
     { "dropout", FLAG_REAL, ADAPTERS, AT(dropout),
@@ -117,12 +130,14 @@ static const struct row rows[] = {
       NULL, FROM(0) },
 
     HEADING("Reallocation: which ranks go (defaults are the preset's)"),
-    { "scope", FLAG_CHOICE, BEAMLORA, AT(scope), "rank them by module or all at once",
-      scopes, CHOICE },
+    { "scope", FLAG_CHOICE, BEAMLORA, AT(scope),
+      "rank them by module, all at once, or move them too", scopes, CHOICE },
+    { "budget", FLAG_INTEGER, BEAMLORA, AT(budget),
+      "most parameters of all ranks (0: those at first)", NULL, FROM(0) },
     { "crossing", FLAG_CHOICE, BEAMLORA, AT(crossing),
       "the rank at which the sum exceeds p", crossings, CHOICE },
-    { "importance", FLAG_CHOICE, BEAMLORA, AT(importance), "g, or g |b| |a|", importances,
-      CHOICE },
+    { "importance", FLAG_CHOICE, BEAMLORA, AT(importance),
+      "g, g |b| |a| over the module's mean, or as it is", importances, CHOICE },
     { "select", FLAG_CHOICE, BEAMLORA, AT(selection), "prune the lowest, or at random",
       selects, CHOICE },
     { "fixed-count", FLAG_INTEGER, BEAMLORA, AT(fixed_count),
@@ -168,8 +183,8 @@ int settings_flags(struct settings *settings, struct flag *flags, int room)
         { "Method", FLAG_HEADING, NULL, NULL, NULL, 0, 0, 0, 0 },
         { "method", FLAG_CHOICE, &settings->method, "how to adapt (beamlora)", methods, 0,
           0, 0, 0 },
-        { "preset", FLAG_CHOICE, &settings->preset, "settings that are not given (paper)",
-          presets, 0, 0, 0, 0 },
+        { "preset", FLAG_CHOICE, &settings->preset,
+          "settings that are not given (paper, or the method's)", presets, 0, 0, 0, 0 },
         { "no-reallocation", FLAG_SWITCH, &settings->no_reallocation,
           "scores only, ranks stay what they are", NULL, 0, 0, 0, 0 },
     };
@@ -208,10 +223,21 @@ static const struct row *find_row(const char *name)
     return NULL;
 }
 
+static int is_global(const struct settings *settings)
+{
+    return settings->method == METHOD_GLOBAL || settings->method == METHOD_GLOBAL_DORA;
+}
+
 static int is_beamlora(const struct settings *settings)
 {
     return settings->method == METHOD_BEAMLORA ||
-           settings->method == METHOD_BEAMLORA_DORA;
+           settings->method == METHOD_BEAMLORA_DORA || is_global(settings);
+}
+
+static int has_dora(const struct settings *settings)
+{
+    return settings->method == METHOD_DORA || settings->method == METHOD_BEAMLORA_DORA ||
+           settings->method == METHOD_GLOBAL_DORA;
 }
 
 static int has_effect(const struct settings *settings, enum reach reach)
@@ -251,12 +277,25 @@ static void tell_idle_flags(const struct settings *settings, const struct flag *
     }
 }
 
-int settings_apply(const struct settings *settings, const struct flag *flags, int count,
+/* As given, or what suits the method. */
+static int32_t preset_of(const struct settings *settings, const struct flag *flags,
+                         int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (flags[i].given && flags[i].value == &settings->preset) {
+            return settings->preset;
+        }
+    }
+    return is_global(settings) ? BL_PRESET_GLOBAL : BL_PRESET_PAPER;
+}
+
+int settings_apply(struct settings *settings, const struct flag *flags, int count,
                    int64_t steps, bl_options *out, char *error, size_t size)
 {
     const char *given = (const char *) &settings->values;
-    int         alpha_given = 0;
+    int         alpha_given = 0, scope_given = 0;
 
+    settings->preset = preset_of(settings, flags, count);
     if (bl_options_init(out, sizeof *out) != 0 ||
         bl_options_preset(out, settings->preset) != 0) {
         snprintf(error, size, "%s", bl_last_error());
@@ -269,6 +308,7 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
             memcpy((char *) out + row->offset, given + row->offset,
                    value_bytes(row->type));
             alpha_given |= row->offset == AT(alpha);
+            scope_given |= row->offset == AT(scope);
         }
     }
     if (!alpha_given) {
@@ -278,8 +318,15 @@ int settings_apply(const struct settings *settings, const struct flag *flags, in
     out->total_steps = steps;
     out->scaling =
         settings->method == METHOD_RSLORA ? BL_SCALING_RSLORA : BL_SCALING_STANDARD;
-    out->dora =
-        settings->method == METHOD_DORA || settings->method == METHOD_BEAMLORA_DORA;
+    out->dora = has_dora(settings);
+    if (is_global(settings) && out->scope != BL_SCOPE_GLOBAL) {
+        if (scope_given) {
+            snprintf(error, size, "--scope %s contradicts --method %s",
+                     scopes[out->scope], settings_method_name(settings));
+            return -1;
+        }
+        out->scope = BL_SCOPE_GLOBAL; /* with the preset of another scope */
+    }
     if (is_beamlora(settings)) {
         out->method = BL_METHOD_BEAMLORA;
         out->reallocation = !settings->no_reallocation;
@@ -335,6 +382,7 @@ void settings_resolved(const struct settings *settings, const bl_options *option
                             has_effect(settings, row->reach) ? option_value(row, options)
                                                              : json_null());
     }
+    json_object_set_new(object, "preset", json_string(presets[settings->preset]));
     if (!is_beamlora(settings)) {
         json_object_set_new(object, "preset", json_null());
         json_object_set_new(object, "no-reallocation", json_null());

@@ -7,7 +7,7 @@
 #include "beamlora.h"
 #include "base/program.h"
 
-#define SETTINGS_FLAGS 56 /* room that settings_flags needs at most */
+#define SETTINGS_FLAGS 60 /* room that settings_flags needs at most */
 
 struct settings {
     int32_t    method; /* index into the method's names */
@@ -22,7 +22,7 @@ int settings_flags(struct settings *settings, struct flag *flags, int room);
 
 /* Options for a training of `steps` steps: the library's defaults, then the preset's,
  * then what was given. Tells of given flags that have no effect. 0, or -1 with a line. */
-int settings_apply(const struct settings *settings, const struct flag *flags, int count,
+int settings_apply(struct settings *settings, const struct flag *flags, int count,
                    int64_t steps, bl_options *out, char *error, size_t size);
 
 /* "beamlora", as given to --method. */

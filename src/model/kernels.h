@@ -34,10 +34,11 @@ double rope_frequency(int64_t i, int64_t head_dim, double theta,
 /* table [positions, head_dim]: cosine and sine, alternating, of every pair's angle */
 void rope_table(float *table, int64_t positions, int64_t head_dim, double theta,
                 const struct rope_scaling *scaling);
-/* Rotate x [n, heads, head_dim] in place; row i stands at position i % length of table.
- * direction: 1 forward, -1 back. interleaved: as in struct llama_config. */
-void rope_rotate(float *x, const float *table, int64_t n, int64_t length, int64_t heads,
-                 int64_t head_dim, int interleaved, int direction);
+/* Rotate n rows of x [., heads, head_dim] in place, from row `first` on; row i stands at
+ * position i % length of table. direction: 1 forward, -1 back. interleaved: as in struct
+ * llama_config. */
+void rope_rotate(float *x, const float *table, int64_t first, int64_t n, int64_t length,
+                 int64_t heads, int64_t head_dim, int interleaved, int direction);
 
 /* Causal attention of `batch` windows of `length` rows; kv_heads divides heads. */
 struct attention {
@@ -50,13 +51,16 @@ struct attention {
 
 /* o, q [batch * length, heads, head_dim]   k, v [batch * length, kv_heads, head_dim]
  * lse [batch, heads, length] written: log of each row's softmax denominator
+ * Both passes do the heads of key-value heads first to end - 1, of batch * kv_heads.
  * scratch [ATTENTION_SCRATCH_ROWS, length] */
-void attention_forward(const struct attention *shape, float *o, float *lse,
-                       const float *q, const float *k, const float *v, float *scratch);
+void attention_forward(const struct attention *shape, int64_t first, int64_t end,
+                       float *o, float *lse, const float *q, const float *k,
+                       const float *v, float *scratch);
 /* dq, dk, dv written. The probabilities are worked out anew from q, k and lse. */
-void attention_backward(const struct attention *shape, float *dq, float *dk, float *dv,
-                        const float *d_o, const float *o, const float *lse,
-                        const float *q, const float *k, const float *v, float *scratch);
+void attention_backward(const struct attention *shape, int64_t first, int64_t end,
+                        float *dq, float *dk, float *dv, const float *d_o, const float *o,
+                        const float *lse, const float *q, const float *k, const float *v,
+                        float *scratch);
 
 /* One query over `count` cached rows of k and v [count, kv_heads, head_dim]. */
 void attention_step(const struct attention *shape, float *o, const float *q,

@@ -42,6 +42,8 @@ struct llama_layer {
     struct weight projection[LLAMA_PROJECTIONS];
 };
 
+struct threads;
+
 struct llama {
     struct llama_config config;
     struct weight       embedding; /* [vocab, dim]                              */
@@ -54,6 +56,8 @@ struct llama {
     struct bl_safetensors **files; /* [file_count] */
     int64_t                 file_count;
     float                  *norms; /* copies, where the norms are not used in place */
+
+    struct threads *threads; /* its user's, for the passes; NULL: the caller's alone */
 };
 
 /* path: a llama2.c .bin file or a Hugging Face directory. Weights are used where the
@@ -105,10 +109,22 @@ struct llama_adapters {
 /* Activations of `batch` windows of up to `context` ids, and the adapters' tapes. */
 struct llama_pass;
 
+enum {
+    LLAMA_KEEP = 1, /* for a backward                                               */
+    LLAMA_RECOMPUTE =
+        2,           /* for a backward too, but of each layer only what it begins with:
+                            the rest is worked out again, to the same bits               */
+    LLAMA_LOGITS = 4 /* all logits stay, [n, vocab]; not with a backward             */
+};
+
 int  llama_pass_create(struct llama_pass **out, const struct llama *model,
                        const struct llama_adapters *adapters, int64_t batch,
-                       int64_t context, int keep, char *error, size_t size);
+                       int64_t context, int flags, char *error, size_t size);
 void llama_pass_free(struct llama_pass *pass);
+
+/* Bytes that such a pass takes, tapes apart; infinite if they cannot be told. */
+double llama_pass_bytes(const struct llama *model, int64_t batch, int64_t context,
+                        int flags);
 
 /*
  * Forward of batch windows of `length` ids each.
@@ -138,12 +154,16 @@ struct llama_gradients {
 };
 
 /* From now on llama_backward adds the gradients of all weights there too. The pass must
- * have been made to keep, and without adapters. */
+ * have been made with LLAMA_KEEP, and without adapters. */
 void llama_pass_train_weights(struct llama_pass            *pass,
                               const struct llama_gradients *gradients);
 
-/* Logits [batch * length, vocab] of the last forward (valid until the backward). */
+/* Logits [batch * length, vocab] of the last forward, with LLAMA_LOGITS. */
 const float *llama_pass_logits(const struct llama_pass *pass);
+
+/* Of the last forward, in a pass without a backward: 1 for each row whose target has the
+ * largest logit, of equals the lowest id. [batch * length] */
+const uint8_t *llama_pass_best(const struct llama_pass *pass);
 
 /* One sequence, one token at a time, with a key-value cache for `context` tokens. */
 struct llama_decoder;

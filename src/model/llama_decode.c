@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/threads.h"
 #include "model/llama_pass.h"
 
 struct llama_decoder {
@@ -54,7 +55,8 @@ int llama_decoder_create(struct llama_decoder **out, const struct llama *model,
     decoder->values = floats(c->layers * context, key);
     decoder->rope = floats(context, c->head_dim);
     decoder->scores = floats(context, 1);
-    decoder->weight_scratch = floats(WEIGHT_BLOCK_ROWS, llama_weight_columns(c));
+    decoder->weight_scratch = floats(threads_count(model->threads) * WEIGHT_BLOCK_ROWS,
+                                     llama_weight_columns(c));
     decoder->x = floats(1, c->dim);
     decoder->normed = floats(1, c->dim);
     decoder->branch = floats(1, c->dim);
@@ -131,8 +133,9 @@ static int decode_layer(struct llama_decoder *decoder, int64_t l)
         project(decoder, l, LLAMA_V, values + at * key, h) != 0) {
         return -1;
     }
-    rope_rotate(decoder->q, turn, 1, 1, c->heads, c->head_dim, c->interleaved, 1);
-    rope_rotate(keys + at * key, turn, 1, 1, c->kv_heads, c->head_dim, c->interleaved, 1);
+    rope_rotate(decoder->q, turn, 0, 1, 1, c->heads, c->head_dim, c->interleaved, 1);
+    rope_rotate(keys + at * key, turn, 0, 1, 1, c->kv_heads, c->head_dim, c->interleaved,
+                1);
     attention_step(&shape, decoder->mixed, decoder->q, keys, values, at + 1,
                    decoder->scores);
     if (project(decoder, l, LLAMA_O, decoder->branch, decoder->mixed) != 0) {
@@ -174,8 +177,8 @@ const float *llama_decode(struct llama_decoder *decoder, int32_t id)
     }
     rmsnorm_forward(decoder->normed, NULL, decoder->x, model->final_norm, 1, c->dim,
                     c->norm_epsilon);
-    weight_forward(decoder->logits, decoder->normed, &model->head, 1, c->vocab, c->dim,
-                   decoder->weight_scratch);
+    weight_forward(model->threads, decoder->logits, decoder->normed, &model->head, 1,
+                   c->vocab, c->dim, decoder->weight_scratch);
     decoder->position++;
     return decoder->logits;
 }

@@ -7,13 +7,15 @@
 #include "model/kernels.h"
 #include "model/llama.h"
 
-/* Kept for each layer; without a backward all layers share one. Normed inputs and the
- * product of gate and up are cheap and are made again in the backward. */
+/* Kept for each layer; without a backward, or where it is worked out again, all layers
+ * share one. Normed inputs and the product of gate and up are cheap and are always made
+ * again in the backward. */
 struct llama_kept {
     float *attention_inverse, *ffn_inverse; /* [n]                           */
     float *q, *k, *v;                       /* [n, query], [n, key], rotated */
     float *lse;                             /* [batch, heads, context]       */
     float *mixed;                           /* [n, query], into o_proj       */
+    float *middle;                          /* [n, dim], the stream between both halves */
     float *gate, *up;                       /* [n, hidden]                   */
 };
 
@@ -23,32 +25,45 @@ struct llama_pass {
     bl_tape                    **tapes;     /* [layers * LLAMA_PROJECTIONS], or NULL */
     struct llama_gradients       gradients; /* .layers NULL: weights are frozen  */
     int64_t                      max_batch, max_context;
-    int                          keep;
+    int                          flags;
+    int                          dora; /* of the adapters */
 
     int64_t batch, length; /* of the last forward          */
+    int64_t key;           /* and its dropout              */
     int     ready;         /* it can be taken back         */
     int64_t lowest;        /* first layer with an adapter  */
 
     float             *block;
     int32_t           *ids, *targets; /* [n] */
+    uint8_t           *best;          /* [n], see llama_pass_best */
     struct llama_kept *kept;          /* [layers]  */
-    float            **residual; /* [2 * layers + 1]: the stream before each half layer */
+    float            **residual;      /* [layers + 1]: the stream before each layer */
 
-    float *rope;           /* [context, head_dim] */
-    float *normed;         /* [n, dim]            */
-    float *branch;         /* [n, dim]            */
-    float *active;         /* [n, hidden]         */
-    float *scratch;        /* attention's         */
-    float *weight_scratch; /* of weight.h         */
-    float *final_inverse;  /* [n]                 */
-    float *logits;         /* [n, vocab]          */
-    float *logits_lse;     /* [n]                 */
+    float  *rope;          /* [context, head_dim] */
+    float  *normed;        /* [n, dim]            */
+    float  *branch;        /* [n, dim]            */
+    float  *final_inverse; /* [n]                 */
+    double *row_loss;      /* [n]                 */
+    float  *logits_lse;    /* [n]                 */
 
-    float *d_residual, *d_normed; /* [n, dim]    */
-    float *d_active;              /* [n, hidden] */
-    float *d_mixed, *d_q;         /* [n, query]  */
-    float *d_k, *d_v;             /* [n, key]    */
+    /* of each thread */
+    float *attention_scratch; /* kernels.h's */
+    float *weight_scratch;    /* weight.h's  */
+
+    float *d_residual, *d_normed; /* [n, dim] */
+
+    /* One place: a half layer, or the head, has done with it before the next begins. */
+    float  *active, *d_active; /* [n, hidden] */
+    float  *d_mixed, *d_q;     /* [n, query]  */
+    float  *d_k, *d_v;         /* [n, key]    */
+    float  *logits;            /* [head_rows, vocab]; all with LLAMA_LOGITS */
+    int64_t head_rows;
 };
+
+/* The task for all rows of the last forward, a few at a time, on the threads. */
+typedef void (*llama_rows_fn)(struct llama_pass *pass, int64_t layer, int64_t from,
+                              int64_t rows);
+void llama_pass_run(struct llama_pass *pass, int64_t layer, llama_rows_fn task);
 
 /* The adapter of a projection, or NULL. */
 bl_adapter *llama_adapter_at(const struct llama_adapters *adapters, int64_t layer,
@@ -58,6 +73,17 @@ bl_adapter *llama_adapter_at(const struct llama_adapters *adapters, int64_t laye
 int llama_project(const struct llama *model, const struct llama_adapters *adapters,
                   bl_tape **tapes, int64_t layer, int projection, int64_t n, float *y,
                   const float *x, int64_t key, float *scratch, char *error, size_t size);
+
+/* What the last forward has kept of a layer, once more, for all that share its place. */
+int llama_forward_again(struct llama_pass *pass, int64_t layer, char *error, size_t size);
+
+/* The head and the loss. The forward writes the loss of each row and, unless the weights
+ * are trained, d_normed, the gradient of their sum; the backward makes it that of
+ * scale times the sum. */
+void llama_head_forward(struct llama_pass *pass, double *sum);
+void llama_head_backward(struct llama_pass *pass, double scale);
+
+int llama_trains_weights(const struct llama_pass *pass);
 
 /* Columns that the scratch of weight.h must have for every weight of a model. */
 int64_t llama_weight_columns(const struct llama_config *config);

@@ -18,6 +18,33 @@ int64_t evaluate_context(const struct llama *model)
     return smaller(model->config.max_context, DEFAULT_CONTEXT);
 }
 
+static int64_t inputs_of(const struct data *data, int64_t example)
+{
+    return data->start[example + 1] - data->start[example] - 1;
+}
+
+/* The longest of the examples first .. first + rows - 1, in inputs. */
+static int64_t longest(const struct data *data, int64_t first, int64_t rows)
+{
+    int64_t most = 0;
+
+    for (int64_t e = first; e < first + rows; e++) {
+        most = inputs_of(data, e) > most ? inputs_of(data, e) : most;
+    }
+    return most;
+}
+
+void evaluate_room(const struct data *data, int64_t *context, int64_t *batch)
+{
+    if (data->examples > 0) {
+        *context = longest(data, 0, data->examples);
+        *batch = smaller(*batch, data->examples);
+    } else if (data->count > 1) {
+        *context = smaller(*context, data->count - 1);
+        *batch = smaller(*batch, (data->count - 1) / *context);
+    }
+}
+
 /* ===== A stream =========================================================== */
 
 static int evaluate_stream(const struct llama          *model,
@@ -34,9 +61,7 @@ static int evaluate_stream(const struct llama          *model,
                  (long long) data->count);
         return -1;
     }
-    /* No more room than the stream needs. */
-    context = smaller(context, inputs);
-    batch = smaller(batch, inputs / context);
+    evaluate_room(data, &context, &batch);
     if (llama_pass_create(&pass, model, adapters, batch, context, 0, error, size) != 0) {
         return -1;
     }
@@ -62,27 +87,9 @@ static int evaluate_stream(const struct llama          *model,
 
 /* ===== Examples =========================================================== */
 
-/* Is the target the id with the largest logit, of equals the lowest? Not if any is NaN. */
-static int is_best(const float *logits, int64_t vocab, int32_t target)
-{
-    float best = logits[target];
-
-    for (int32_t i = 0; i < target; i++) {
-        if (!(logits[i] < best)) {
-            return 0;
-        }
-    }
-    for (int64_t i = target; i < vocab; i++) {
-        if (!(logits[i] <= best)) {
-            return 0;
-        }
-    }
-    return 1;
-}
-
 /* Rows of which every predicted target is the best. */
-static int64_t count_exact(const float *logits, int64_t vocab, const int32_t *targets,
-                           int64_t rows, int64_t length)
+static int64_t count_exact(const uint8_t *best, const int32_t *targets, int64_t rows,
+                           int64_t length)
 {
     int64_t count = 0;
 
@@ -90,41 +97,24 @@ static int64_t count_exact(const float *logits, int64_t vocab, const int32_t *ta
         int exact = 1;
 
         for (int64_t i = r * length; exact && i < (r + 1) * length; i++) {
-            exact = targets[i] < 0 || is_best(logits + i * vocab, vocab, targets[i]);
+            exact = targets[i] < 0 || best[i];
         }
         count += exact;
     }
     return count;
 }
 
-static int64_t inputs_of(const struct data *data, int64_t example)
-{
-    return data->start[example + 1] - data->start[example] - 1;
-}
-
-/* The longest of the examples first .. first + rows - 1, in inputs. */
-static int64_t longest(const struct data *data, int64_t first, int64_t rows)
-{
-    int64_t most = 0;
-
-    for (int64_t e = first; e < first + rows; e++) {
-        most = inputs_of(data, e) > most ? inputs_of(data, e) : most;
-    }
-    return most;
-}
-
 static int evaluate_examples(const struct llama          *model,
                              const struct llama_adapters *adapters,
-                             const struct data *data, int64_t batch,
+                             const struct data *data, int64_t context, int64_t batch,
                              struct evaluation *out, char *error, size_t size)
 {
     struct evaluation  sum = { 0, 0, data->examples, 0 };
     struct llama_pass *pass;
-    int64_t            context = longest(data, 0, data->examples);
     int32_t           *ids, *targets;
     int                status = -1;
 
-    batch = smaller(batch, data->examples);
+    evaluate_room(data, &context, &batch);
     if (llama_pass_create(&pass, model, adapters, batch, context, 0, error, size) != 0) {
         return -1;
     }
@@ -149,8 +139,7 @@ static int evaluate_examples(const struct llama          *model,
         }
         sum.loss += loss;
         sum.predicted += here;
-        sum.exact += count_exact(llama_pass_logits(pass), model->config.vocab, targets,
-                                 rows, length);
+        sum.exact += count_exact(llama_pass_best(pass), targets, rows, length);
     }
     sum.loss /= (double) sum.predicted;
     *out = sum;
@@ -173,7 +162,7 @@ int evaluate(const struct llama *model, const struct llama_adapters *adapters,
         return -1;
     }
     if (data->examples > 0) {
-        return evaluate_examples(model, adapters, data, batch, out, error, size);
+        return evaluate_examples(model, adapters, data, context, batch, out, error, size);
     }
     return evaluate_stream(model, adapters, data, context, batch, out, error, size);
 }

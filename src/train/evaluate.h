@@ -21,6 +21,10 @@ struct evaluation {
  * so 2048 at most. */
 int64_t evaluate_context(const struct llama *model);
 
+/* What an evaluation has room for, no more than its data needs: of `batch` windows of
+ * `context` ids it makes so many of so many. */
+void evaluate_room(const struct data *data, int64_t *context, int64_t *batch);
+
 /*
  * A stream: every id but the first is predicted. It is cut into windows of `context`
  * inputs, the last one shorter, each of which starts with an empty past.

@@ -8,14 +8,16 @@
 #include "train/checkpoint.h"
 #include "text/data.h"
 #include "train/folder.h"
+#include "train/footprint.h"
 #include "train/full.h"
 #include "base/program.h"
 #include "train/progress.h"
 #include "base/settings.h"
+#include "base/threads.h"
 #include "train/start.h"
 #include "text/tokenizer.h"
 
-#define TRAIN_FLAGS 32
+#define TRAIN_FLAGS 34
 
 struct train {
     /* flags */
@@ -26,7 +28,8 @@ struct train {
     int64_t         eval_every, checkpoint_every, ranks_every;
     double          warmup, clip;
     int32_t         lr_schedule, order, save_dtype;
-    int             json, overwrite;
+    int64_t         thread_count;
+    int             recompute, json, overwrite;
     struct settings settings;
     bl_options      options;
     struct flag     flags[TRAIN_FLAGS + SETTINGS_FLAGS];
@@ -35,6 +38,7 @@ struct train {
 
     /* what they name */
     const char           *model_name; /* --model as it was given */
+    struct threads       *threads;
     struct llama         *model;
     struct tokenizer     *tokenizer;
     struct data           data, eval_data;
@@ -43,6 +47,7 @@ struct train {
     struct full          *full;
     struct llama_pass    *pass;
     bl_plan              *plan;
+    struct footprint      footprint;
     struct folder         folder; /* path NULL: nothing is kept */
 
     int32_t *ids, *targets; /* of a step: [accumulate] times [batch, context] */

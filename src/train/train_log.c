@@ -71,10 +71,11 @@ int train_log_modules(struct train *train)
         const bl_adapter *adapter = bl_group_get_adapter(group, i);
 
         json_array_append_new(
-            modules, json_pack("{ss sI sI sI}", "name", bl_adapter_get_name(adapter),
+            modules, json_pack("{ss sI sI sI sI}", "name", bl_adapter_get_name(adapter),
                                "in", (json_int_t) bl_adapter_get_in(adapter), "out",
                                (json_int_t) bl_adapter_get_out(adapter), "rank",
-                               (json_int_t) bl_adapter_get_rank(adapter)));
+                               (json_int_t) bl_adapter_get_rank(adapter), "capacity",
+                               (json_int_t) bl_adapter_get_capacity(adapter)));
     }
     return append(train, FOLDER_RANKS, json_pack("{so}", "modules", modules));
 }
@@ -182,8 +183,8 @@ static json_t *integers(const int64_t *values, int64_t count)
 
 int train_log_plan(struct train *train)
 {
-    static const char *const words[] = { "history", "current", "fresh", "removed",
-                                         "skip" };
+    static const char *const words[] = { "history", "current", "fresh",
+                                         "removed", "skip",    "given up" };
 
     const bl_plan *plan = train->plan;
     int64_t        count = bl_plan_get_count(plan);

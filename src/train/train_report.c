@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/memory.h"
 #include "train/train.h"
 
 static void print_number(const char *key, int known, double value)
@@ -20,7 +21,7 @@ static double train_loss(const struct totals *totals)
                                   : (double) NAN;
 }
 
-/* AdaLoRA's ranks that its newest mask left */
+/* Ranks that move between modules: AdaLoRA's that its newest mask left, or all */
 struct kept {
     int64_t sum, all, least, most;
 };
@@ -34,16 +35,19 @@ static struct kept count_kept(bl_group *group)
         int64_t           here = bl_adapter_get_kept(adapter);
 
         kept.sum += here;
-        kept.all += bl_adapter_get_rank(adapter);
+        kept.all += bl_adapter_get_capacity(adapter);
         kept.least = here < kept.least ? here : kept.least;
         kept.most = here > kept.most ? here : kept.most;
     }
     return kept;
 }
 
-static int is_adalora(const struct train *train)
+static int ranks_move(const struct train *train)
 {
-    return train->full == NULL && train->options.method == BL_METHOD_ADALORA;
+    const bl_options *o = &train->options;
+
+    return train->full == NULL && (o->method == BL_METHOD_ADALORA ||
+                                   (o->reallocation && o->scope == BL_SCOPE_GLOBAL));
 }
 
 static void report_json(const struct train *train)
@@ -63,9 +67,11 @@ static void report_json(const struct train *train)
     printf("\"skipped_steps\":%" PRId64 ",\"reallocations\":%" PRId64
            ",\"reallocated_ranks\":%" PRId64 ",",
            t->skipped, t->reallocations, t->moved);
-    if (is_adalora(train)) {
+    if (ranks_move(train)) {
         printf("\"kept_ranks\":%" PRId64 ",", count_kept(train->adapters.group).sum);
     }
+    print_number("memory_predicted", 1, footprint_total(&train->footprint));
+    print_number("memory_peak", memory_peak() > 0, memory_peak());
     printf("\"tokens_per_second\":%.1f}\n", progress_tokens_per_second(&train->progress));
 }
 
@@ -92,12 +98,13 @@ void train_report(const struct train *train)
         printf("reallocations    %" PRId64 ", %" PRId64 " ranks\n", t->reallocations,
                t->moved);
     }
-    if (is_adalora(train)) {
+    if (ranks_move(train)) {
         const struct kept kept = count_kept(train->adapters.group);
+        const int         masked = train->options.method == BL_METHOD_ADALORA;
 
-        printf("ranks kept       %" PRId64 " of %" PRId64 ", %" PRId64 " to %" PRId64
+        printf("ranks %-10s %" PRId64 " of %" PRId64 ", %" PRId64 " to %" PRId64
                " in an adapter\n",
-               kept.sum, kept.all, kept.least, kept.most);
+               masked ? "kept" : "", kept.sum, kept.all, kept.least, kept.most);
     }
     if (train->full != NULL) {
         printf("trainable        %" PRId64 " parameters, all of the model\n",
@@ -118,6 +125,8 @@ void train_report(const struct train *train)
                " examples completed exactly)\n",
                share(&t->after), share(&t->before), t->after.examples);
     }
+    printf("memory           %.2f GiB predicted, %.2f at most\n",
+           footprint_total(&train->footprint) / 0x1p30, memory_peak() / 0x1p30);
     printf("%s          %s\n", train->full != NULL ? "model  " : "adapter",
            train->folder.path != NULL ? train->folder.path : "not written (no --out)");
     if (train->json) {

@@ -142,12 +142,12 @@ static int skip(struct train *train)
 
 static void tell_plan(struct train *train)
 {
-    static const char *const words[] = { "from history", "copied", "fresh", "removed",
-                                         "left alone" };
+    static const char *const words[] = { "from history", "copied",     "fresh",
+                                         "removed",      "left alone", "given up" };
 
     const bl_plan *plan = train->plan;
     const int32_t *actions = bl_plan_get_actions(plan);
-    int64_t        count[BL_ACTION_SKIP + 1] = { 0 }, moved = 0;
+    int64_t        count[BL_ACTION_SHRINK + 1] = { 0 }, moved = 0;
     char           text[MESSAGE_SIZE] = "";
     size_t         used = 0;
 
@@ -155,7 +155,7 @@ static void tell_plan(struct train *train)
         count[actions[i]]++;
         moved += actions[i] != BL_ACTION_SKIP;
     }
-    for (int i = 0; i <= BL_ACTION_SKIP; i++) {
+    for (int i = 0; i <= BL_ACTION_SHRINK; i++) {
         if (count[i] > 0) {
             used += (size_t) snprintf(text + used, sizeof text - used, ", %" PRId64 " %s",
                                       count[i], words[i]);

@@ -30,7 +30,7 @@ struct inspect {
  * which modules to list one by one; `moves`: every single move. */
 int inspect_print(const struct inspect *inspect, const char *pattern, int moves);
 int inspect_print_json(const struct inspect *inspect);
-/* inspect_budget.c: AdaLoRA's ranks over time */
+/* inspect_budget.c: ranks that move between modules, over time */
 int inspect_print_budget(const struct run *run);
 
 #endif

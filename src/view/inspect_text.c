@@ -312,17 +312,18 @@ static int print_all_modules(const struct inspect *inspect, const char *pattern)
 
 static int print_plans(const struct run *run, int all)
 {
-    static const char *const head[2][9] = {
-        { "", "", "", "in", "from", "from", "", "", "left" },
+    static const char *const head[2][4 + RUN_ACTIONS] = {
+        { "", "", "", "in", "from", "from", "", "", "left", "given" },
         { "step", "p", "ranks", "modules", "history", "current", "fresh", "removed",
-          "alone" },
+          "alone", "up" },
     };
+    const int    columns = run_ranks_move(run) ? 4 + RUN_ACTIONS : 3 + RUN_ACTIONS;
     int64_t      skipped = 0;
     struct table table;
 
-    table_start(&table, 9);
-    for (int i = 0; i < 18; i++) {
-        table_add(&table, "%s", head[i / 9][i % 9]);
+    table_start(&table, columns);
+    for (int i = 0; i < 2 * columns; i++) {
+        table_add(&table, "%s", head[i / columns][i % columns]);
     }
     for (int64_t i = 0; i < run->plans; i++) {
         const struct run_plan *plan = &run->plan[i];
@@ -348,7 +349,7 @@ static int print_plans(const struct run *run, int all)
         }
         table_add(&table, "%" PRId64, plan->moves - count[RUN_SKIP]);
         table_add(&table, "%" PRId64, modules);
-        for (int k = 0; k < RUN_ACTIONS; k++) {
+        for (int k = 0; k < columns - 4; k++) {
             table_add(&table, "%" PRId64, count[k]);
         }
     }
@@ -392,7 +393,10 @@ static int print_moves(const struct run *run)
             }
         }
     }
-    printf("\nMoves: rank \"pruned\" of the module goes on with the path of another\n\n");
+    printf(
+        "\nMoves: rank \"pruned\" of the module goes on with the path of another%s\n\n",
+        run_ranks_move(run) ? ";\nwhere it is given up another one may take its number"
+                            : "");
     return table_print(&table, table_width());
 }
 
@@ -401,7 +405,11 @@ static int print_reallocations(const struct run *run, int moves)
     int64_t moved = 0;
 
     if (run->samples > 0 && run->sample[run->samples - 1].kept != NULL) {
-        return inspect_print_budget(run);
+        const int result = inspect_print_budget(run);
+
+        if (result != 0 || !run_ranks_move(run)) {
+            return result;
+        }
     }
     if (run->plans == 0) {
         printf("\nNo reallocation%s\n",

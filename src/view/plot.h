@@ -1,4 +1,4 @@
-/* The two pictures of `beamlora plot`, as scripts for gnuplot. */
+/* The pictures of `beamlora plot`, as scripts for gnuplot. */
 #ifndef BEAMLORA_SRC_PLOT_H
 #define BEAMLORA_SRC_PLOT_H
 
@@ -12,6 +12,10 @@
  * most moves first. 0, or -1 with a line. */
 int plot_importance(FILE *script, const struct run *run, const char *pattern, char *error,
                     size_t size);
+
+/* How many ranks the run's modules have over its steps, for a run that plot_has_ranks. */
+int plot_ranks(FILE *script, const struct run *run, char *error, size_t size);
+int plot_has_ranks(const struct run *run);
 
 /* Losses, and exact matches where they were counted, of all runs. */
 int plot_loss(FILE *script, const struct run *runs, int64_t count,

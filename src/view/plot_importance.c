@@ -54,8 +54,7 @@ const char *plot_projection(const char *name)
     return dot != NULL ? dot + 1 : name;
 }
 
-/* By projection in the order in which they come up, in each as the run has them. */
-static void order_modules(struct plot_view *view)
+void plot_order_modules(struct plot_view *view)
 {
     const struct run *run = view->run;
     int64_t           count = 0;
@@ -85,7 +84,7 @@ static double weight_of(const struct plot_view *view, int64_t m)
     if (view->total_moves > 0) {
         return (double) view->moves[m];
     }
-    for (int64_t r = 0; r < module->rank; r++) {
+    for (int64_t r = 0; r < module->capacity; r++) {
         most = fmax(most, plot_value_at(view, view->run->samples - 1, module->first + r));
     }
     return most;
@@ -169,7 +168,7 @@ static void write_lines(const struct plot_view *view, int64_t m, int moved)
     const struct run_module *module = &run->module[m];
     int64_t                  every = run->samples / LINE_POINTS + 1;
 
-    for (int64_t r = 0; r < module->rank; r++) {
+    for (int64_t r = 0; r < module->capacity; r++) {
         if (was_moved(run, m, r) != moved) {
             continue;
         }
@@ -238,7 +237,7 @@ static double close_maximum(const struct plot_view *view)
         const struct run_module *module = &view->run->module[view->close[k]];
 
         for (int64_t s = 0; s < view->run->samples; s++) {
-            for (int64_t r = 0; r < module->rank; r++) {
+            for (int64_t r = 0; r < module->capacity; r++) {
                 most = fmax(most, plot_value_at(view, s, module->first + r));
             }
         }
@@ -322,6 +321,16 @@ static void write_label(const struct plot_view *view, const char *text, double y
     fprintf(view->script, " at screen 0.02, %.3f left font ',%s'\n", y, size);
 }
 
+static int64_t ranks_at_first(const struct run *run)
+{
+    int64_t ranks = 0;
+
+    for (int64_t m = 0; m < run->modules; m++) {
+        ranks += run->module[m].rank;
+    }
+    return ranks;
+}
+
 static void write_heading(const struct plot_view *view)
 {
     const struct run *run = view->run;
@@ -341,10 +350,11 @@ static void write_heading(const struct plot_view *view)
                  view->total_moves);
     }
     snprintf(text, sizeof text,
-             "%s%s: %" PRId64 " modules, %" PRId64 " ranks, %" PRId64 " of %" PRId64
+             "%s%s: %" PRId64 " modules, %" PRId64 " ranks%s, %" PRId64 " of %" PRId64
              " steps%s",
-             run->method, seed_text, run->modules, run->ranks, run->done_steps,
-             run->total_steps, moved);
+             run->method, seed_text, run->modules, ranks_at_first(run),
+             run_ranks_move(run) ? " at first" : "", run->done_steps, run->total_steps,
+             moved);
     write_label(view, text, 0.928, "14");
 }
 
@@ -361,6 +371,11 @@ static const char *explain_moves(const struct plot_view *view)
     if (view->total_moves == 0) {
         return "Left: some modules, a line for each rank. No rank was reallocated.";
     }
+    if (run_ranks_move(view->run)) {
+        return "Left: the modules with most moves. At a reallocation (dotted) the least "
+               "important ranks go, and the most important ones of all modules get second "
+               "paths.";
+    }
     if (2 * count[RUN_REMOVED] > view->total_moves) {
         return "Left: the modules with most moves. At a reallocation (dotted) the least "
                "important ranks are removed.";
@@ -374,6 +389,20 @@ static const char *explain_moves(const struct plot_view *view)
            "share their scores.";
 }
 
+static const char *explain_importance(const struct run *run)
+{
+    if (run_ranks_move(run)) {
+        return "Importance: a rank's weight g among the ranks of its module; 1 at first. A "
+               "rank may take over the number, and so the line, of one that was given up.";
+    }
+    if (run->sample[0].kept != NULL) {
+        return "Importance: a rank's |E| over its mean in all modules; 1 is an equal "
+               "share, 0 a masked rank.";
+    }
+    return "Importance: a rank's weight among the ranks of its module; 1 is an equal "
+           "share, and a module's sum is its number of ranks.";
+}
+
 static void write_caption(const struct plot_view *view)
 {
     const char *line[3] = { "", "", "" };
@@ -384,14 +413,13 @@ static void write_caption(const struct plot_view *view)
         line[1] = "Left: the modules with the largest ranks, a line for each rank. "
                   "Right: all ranks; the darker, the larger.";
     } else {
-        line[0] =
-            view->run->sample[0].kept != NULL
-                ? "Importance: a rank's |E| over its mean in all modules; 1 is an "
-                  "equal share, 0 a masked rank."
-                : "Importance: a rank's weight among the ranks of its module; 1 is an "
-                  "equal share, and a module's sum is its number of ranks.";
+        line[0] = explain_importance(view->run);
         line[1] = explain_moves(view);
-        line[2] = view->total_moves > 0
+        line[2] = run_ranks_move(view->run)
+                      ? "Right: in each projection the layers from the top down; black "
+                        "dots: a rank went or came; white: room for ranks that are not "
+                        "there."
+                  : view->total_moves > 0
                       ? (view->group > 1
                              ? "Right: in each projection the layers from the top down; "
                                "black dots: ranks were reallocated, the larger the more."
@@ -451,7 +479,7 @@ int plot_importance(FILE *script, const struct run *run, const char *pattern, ch
         snprintf(error, size, "out of memory");
     } else {
         count_moves(&view);
-        order_modules(&view);
+        plot_order_modules(&view);
         plot_map_choose(&view);
         choose_modules(&view, pattern);
         if (view.close_count == 0) {

@@ -16,7 +16,7 @@
 
 static int64_t rows_of(const struct plot_view *view, int64_t m)
 {
-    return (view->run->module[m].rank + view->group - 1) / view->group;
+    return (view->run->module[m].capacity + view->group - 1) / view->group;
 }
 
 static int64_t all_rows(const struct plot_view *view)
@@ -38,7 +38,7 @@ void plot_map_choose(struct plot_view *view)
 }
 
 /* An image has two columns and two rows at least. */
-static int64_t map_columns(const struct plot_view *view)
+int64_t plot_map_columns(const struct plot_view *view)
 {
     return view->steps < 2 ? 2 : view->steps < MAP_COLUMNS ? view->steps : MAP_COLUMNS;
 }
@@ -50,8 +50,8 @@ static double row_value(const struct plot_view *view, int64_t sample, int64_t m,
     const struct run_module *module = &view->run->module[m];
     double                   least = (double) NAN;
 
-    for (int64_t r = row * view->group; r < (row + 1) * view->group && r < module->rank;
-         r++) {
+    for (int64_t r = row * view->group;
+         r < (row + 1) * view->group && r < module->capacity; r++) {
         least = fmin(least, plot_value_at(view, sample, module->first + r));
     }
     return least;
@@ -70,7 +70,7 @@ static double map_colour(const struct plot_view *view, double value)
 static void write_map(const struct plot_view *view)
 {
     const struct run *run = view->run;
-    int64_t           columns = map_columns(view);
+    int64_t           columns = plot_map_columns(view);
     int64_t           last = run->sample[run->samples - 1].step;
     int64_t           repeat = all_rows(view) == 1 ? 2 : 1;
 
@@ -133,8 +133,7 @@ void plot_map_write(const struct plot_view *view)
     write_map_marks(view);
 }
 
-/* Is module k of the map the last one of its projection? */
-static int ends_band(const struct plot_view *view, int64_t k)
+int plot_map_ends_band(const struct plot_view *view, int64_t k)
 {
     const struct run_module *module = view->run->module;
 
@@ -143,9 +142,7 @@ static int ends_band(const struct plot_view *view, int64_t k)
                   plot_projection(module[view->order[k + 1]].name)) != 0;
 }
 
-/* Labels at the modules, or at the projections where there are too many; lines between
- * projections. */
-static void write_map_labels(const struct plot_view *view)
+void plot_map_labels(const struct plot_view *view)
 {
     int         each = view->run->modules <= LABELLED;
     const char *comma = "set ytics scale 0 (";
@@ -155,7 +152,7 @@ static void write_map_labels(const struct plot_view *view)
     fprintf(view->script, "unset arrow\n");
     for (int64_t k = 0; k < view->run->modules; k++) {
         bottom += rows_of(view, view->order[k]);
-        if (ends_band(view, k) && k + 1 < view->run->modules) {
+        if (plot_map_ends_band(view, k) && k + 1 < view->run->modules) {
             fprintf(view->script,
                     "set arrow from graph 0, first %" PRId64 " to graph 1, first %" PRId64
                     " nohead front lw 1 lc rgb '#444444'\n",
@@ -168,7 +165,7 @@ static void write_map_labels(const struct plot_view *view)
         const char *layer = each ? strpbrk(name, "0123456789") : NULL;
 
         bottom += rows_of(view, view->order[k]);
-        if (each || ends_band(view, k)) {
+        if (each || plot_map_ends_band(view, k)) {
             snprintf(label, sizeof label, "%.200s %.*s", plot_projection(name),
                      layer != NULL ? (int) strspn(layer, "0123456789") : 0,
                      layer != NULL ? layer : "");
@@ -202,19 +199,22 @@ static void write_colours(const struct plot_view *view)
 
 void plot_map_draw(const struct plot_view *view)
 {
-    int64_t columns = map_columns(view), rows = all_rows(view);
+    int64_t columns = plot_map_columns(view), rows = all_rows(view);
     double  width = (double) view->steps / (double) columns;
-    char    title[256];
+    char    all[64], title[256];
 
-    if (view->group > 1) {
-        snprintf(title, sizeof title,
-                 "All %" PRId64 " ranks; a row is the least of %" PRId64,
-                 view->run->ranks, view->group);
+    if (run_ranks_move(view->run)) {
+        snprintf(all, sizeof all, "All ranks");
     } else {
-        snprintf(title, sizeof title, "All %" PRId64 " ranks, a row each",
-                 view->run->ranks);
+        snprintf(all, sizeof all, "All %" PRId64 " ranks", view->run->ranks);
     }
-    write_map_labels(view);
+    if (view->group > 1) {
+        snprintf(title, sizeof title, "%s; a row is the least of %" PRId64, all,
+                 view->group);
+    } else {
+        snprintf(title, sizeof title, "%s, a row each", all);
+    }
+    plot_map_labels(view);
     write_colours(view);
     fputs("set title ", view->script);
     gnuplot_text(view->script, title);

@@ -36,6 +36,18 @@ void plot_number(FILE *script, double value);
  * It ends with a line "EOD". */
 void plot_block(const struct plot_view *view, const char *name, int64_t index);
 
+/* Fill `order`: by projection in the order in which they come up, in each as the run has
+ * them. */
+void plot_order_modules(struct plot_view *view);
+
+/* Columns of a map over the steps. */
+int64_t plot_map_columns(const struct plot_view *view);
+/* Is module k of a map the last one of its projection? */
+int plot_map_ends_band(const struct plot_view *view, int64_t k);
+/* Labels at a map's modules, or at the projections where there are too many; lines between
+ * projections. */
+void plot_map_labels(const struct plot_view *view);
+
 /* plot_map.c: choose how many ranks share a row; the data; the plot. */
 void plot_map_choose(struct plot_view *view);
 void plot_map_write(const struct plot_view *view);

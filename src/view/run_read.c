@@ -21,7 +21,8 @@
 
 #define MOST_RANKS (1 << 24) /* of all modules; far above any model */
 
-static const char *const actions[] = { "history", "current", "fresh", "removed", "skip" };
+static const char *const actions[] = { "history", "current", "fresh",
+                                       "removed", "skip",    "given up" };
 
 _Static_assert(sizeof actions / sizeof actions[0] == RUN_ACTIONS, "one name an action");
 
@@ -244,6 +245,17 @@ static int take_log(struct run *run, const json_t *line, const struct place *pla
 
 /* ===== ranks.jsonl ======================================================== */
 
+/* Runs whose ranks do not move may leave it out. */
+static int take_capacity(struct run_module *module, const json_t *entry,
+                         const struct place *place)
+{
+    module->capacity = module->rank;
+    return json_object_get(entry, "capacity") == NULL
+               ? 0
+               : get_integer(&module->capacity, entry, "capacity", module->rank,
+                             MOST_RANKS, place);
+}
+
 static int take_modules(struct run *run, const json_t *line, const struct place *place)
 {
     const json_t *list;
@@ -265,11 +277,12 @@ static int take_modules(struct run *run, const json_t *line, const struct place 
         }
         if (get_integer(&module->in, entry, "in", 1, INT32_MAX, place) != 0 ||
             get_integer(&module->out, entry, "out", 1, INT32_MAX, place) != 0 ||
-            get_integer(&module->rank, entry, "rank", 1, MOST_RANKS, place) != 0) {
+            get_integer(&module->rank, entry, "rank", 1, MOST_RANKS, place) != 0 ||
+            take_capacity(module, entry, place) != 0) {
             return -1;
         }
         module->first = run->ranks;
-        run->ranks += module->rank;
+        run->ranks += module->capacity;
         if (run->ranks > MOST_RANKS) {
             return fail(place, "more ranks than any model has");
         }
@@ -282,11 +295,12 @@ static int take_modules(struct run *run, const json_t *line, const struct place 
     return 0;
 }
 
-/* [modules][rank] into a row of all ranks. */
+/* [modules][ranks at that step] into a row of all ranks, NaN where there is none. */
 static int take_ranks(const struct run *run, double *out, const json_t *line,
                       const char *key, const struct place *place)
 {
     const json_t *list, *values;
+    const int     moves = run_ranks_move(run);
 
     if (get_array(&list, line, key, run->modules, place) != 0) {
         return -1;
@@ -295,17 +309,21 @@ static int take_ranks(const struct run *run, double *out, const json_t *line,
         const struct run_module *module = &run->module[m];
 
         values = json_array_get(list, (size_t) m);
-        if (json_array_size(values) != (size_t) module->rank) {
+        int64_t ranks = (int64_t) json_array_size(values);
+
+        if (ranks > module->capacity || ranks < (moves ? 1 : module->rank)) {
             char what[96];
 
             snprintf(what, sizeof what,
-                     "has %zu ranks for module %" PRId64 ", must have %" PRId64,
-                     json_array_size(values), m, module->rank);
+                     "has %" PRId64 " ranks for module %" PRId64 ", must have %s%" PRId64,
+                     ranks, m, moves ? "1 to " : "", module->capacity);
             return fail_key(place, key, what);
         }
-        for (int64_t r = 0; r < module->rank; r++) {
-            if (to_real(&out[module->first + r], json_array_get(values, (size_t) r)) !=
-                0) {
+        for (int64_t r = 0; r < module->capacity; r++) {
+            if (r >= ranks) {
+                out[module->first + r] = (double) NAN;
+            } else if (to_real(&out[module->first + r],
+                               json_array_get(values, (size_t) r)) != 0) {
                 return fail_key(place, key, "must hold numbers or null");
             }
         }
@@ -313,14 +331,31 @@ static int take_ranks(const struct run *run, double *out, const json_t *line,
     return 0;
 }
 
-/* AdaLoRA's, into the newest sample */
+static int count_ranks(const struct run *run, struct run_sample *sample,
+                       const json_t *norms, const struct place *place)
+{
+    sample->kept = calloc((size_t) run->modules + 1, sizeof(double));
+    if (sample->kept == NULL) {
+        return fail(place, "out of memory");
+    }
+    for (int64_t m = 0; m < run->modules; m++) {
+        sample->kept[m] = (double) json_array_size(json_array_get(norms, (size_t) m));
+    }
+    return 0;
+}
+
+/* AdaLoRA's, or how many there are where ranks move, into the newest sample */
 static int take_kept(struct run *run, const json_t *line, const struct place *place)
 {
     struct run_sample *sample = &run->sample[run->samples - 1];
     const json_t      *list;
+    const int          moves = run_ranks_move(run);
 
-    if (json_object_get(line, "kept") == NULL) {
+    if (json_object_get(line, "kept") == NULL && !moves) {
         return 0;
+    }
+    if (moves) {
+        return count_ranks(run, sample, json_object_get(line, "norm"), place);
     }
     if (get_array(&list, line, "kept", run->modules, place) != 0) {
         return -1;
@@ -426,12 +461,12 @@ static int take_moves(const struct run *run, struct run_plan *plan, const json_t
         if (to_integer(&move->module, module, i, 0, run->modules - 1) != 0) {
             return fail_key(place, "module", "names a module that ranks.jsonl does not");
         }
-        if (to_integer(&move->rank, pruned, i, 0, run->module[move->module].rank - 1) !=
-            0) {
+        if (to_integer(&move->rank, pruned, i, 0,
+                       run->module[move->module].capacity - 1) != 0) {
             return fail_key(place, "pruned", "names a rank that its module has not");
         }
         if (to_integer(&move->source, source, i, -1,
-                       run->module[move->module].rank - 1) != 0) {
+                       run->module[move->module].capacity - 1) != 0) {
             return fail_key(place, "source", "names a rank that its module has not");
         }
         if (to_integer(&move->age, age, i, -1, INT64_MAX) != 0) {
@@ -592,17 +627,34 @@ double run_train_loss(const struct run *run, int last)
     return count > 0 ? sum / (double) count : (double) NAN;
 }
 
+int64_t run_ranks_at(const struct run *run, const struct run_sample *sample,
+                     const struct run_module *module)
+{
+    return run_ranks_move(run) ? (int64_t) sample->kept[module - run->module]
+                               : module->rank;
+}
+
+int run_ranks_move(const struct run *run)
+{
+    for (int64_t m = 0; m < run->modules; m++) {
+        if (run->module[m].capacity > run->module[m].rank) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int run_is_beamlora(const struct run *run)
 {
-    return strcmp(run->method, "beamlora") == 0 ||
-           strcmp(run->method, "beamlora+dora") == 0;
+    return strncmp(run->method, "beamlora", 8) == 0;
 }
 
 int run_has_scores(const struct run *run)
 {
     for (int64_t s = 0; s < run->samples; s++) {
         for (int64_t i = 0; i < run->ranks; i++) {
-            if (run->sample[s].importance[i] != 1) {
+            if (run->sample[s].importance[i] != 1 &&
+                !isnan(run->sample[s].importance[i])) {
                 return 1;
             }
         }

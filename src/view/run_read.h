@@ -12,16 +12,18 @@
 
 struct run_module {
     char   *name;
-    int64_t in, out, rank;
-    int64_t first; /* of its ranks among those of all modules */
+    int64_t in, out;
+    int64_t rank;     /* at the start */
+    int64_t capacity; /* rank, where ranks do not move between modules */
+    int64_t first; /* of its ranks among those of all modules, all that it has room for */
 };
 
 struct run_sample { /* a line of ranks.jsonl */
     int64_t step;
     int     after;      /* the second one of a reallocation's step */
-    double *importance; /* [ranks], NaN: not finite                */
+    double *importance; /* [ranks], NaN: not finite, or not there */
     double *norm;       /* [ranks]                                 */
-    double *kept;       /* [modules] ranks not masked; NULL: not AdaLoRA */
+    double *kept;       /* [modules] ranks there, not masked; NULL: always all of them */
 };
 
 enum run_action {
@@ -30,6 +32,7 @@ enum run_action {
     RUN_FRESH,
     RUN_REMOVED,
     RUN_SKIP,
+    RUN_GIVEN_UP,
     RUN_ACTIONS
 };
 
@@ -70,7 +73,7 @@ struct run {
     int                    finished;    /* done_steps has reached total_steps      */
     char                   note[512];   /* what was left out, "" for nothing       */
     struct run_module     *module;
-    int64_t                modules, ranks; /* ranks of all modules together */
+    int64_t                modules, ranks; /* that all modules have room for */
     struct run_sample     *sample;
     int64_t                samples;
     struct run_plan       *plan;
@@ -89,7 +92,8 @@ int run_exists(const char *directory);
 int  run_read(struct run *run, const char *directory, char *error, size_t size);
 void run_free(struct run *run);
 
-/* What the program calls an action: "history", "current", "fresh", "removed", "skip". */
+/* What the program calls an action: "history", "current", "fresh", "removed", "skip",
+ * "given up". */
 const char *run_action_name(enum run_action action);
 
 /* Did this move give or take a path? Not so for RUN_SKIP. */
@@ -98,6 +102,12 @@ int run_move_counts(const struct run_move *move);
 /* Mean loss of the first (last = 0) or last tenth of the steps made, at least one; NaN
  * without steps. */
 double run_train_loss(const struct run *run, int last);
+
+/* How many ranks a module has at a sample, masked ones too. */
+int64_t run_ranks_at(const struct run *run, const struct run_sample *sample,
+                     const struct run_module *module);
+/* Ranks move between the run's modules. */
+int run_ranks_move(const struct run *run);
 
 /* The method has scores and reallocations, alone or with DoRA. */
 int run_is_beamlora(const struct run *run);

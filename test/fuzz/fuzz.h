@@ -70,9 +70,9 @@ void fuzz_silence(void);
 
 /* ===== Groups ============================================================= */
 
-/* A group of two or three small adapters that has made some steps: variants differ in
- * method, dtype, history and optimizer. */
-enum { FUZZ_VARIANTS = 6 };
+/* A new group of two small adapters: variants differ in method, DoRA, dtype, history and
+ * optimizer. */
+enum { FUZZ_VARIANTS = 9 };
 bl_group *fuzz_group(int variant);
 /* Some steps with gradients, and a reallocation: what a state is good for. */
 void fuzz_train(bl_group *group, int steps);

@@ -34,9 +34,26 @@ static bl_options options_of(int variant)
         options.optimizer = BL_OPTIMIZER_HOST;
         break;
     case 5:
-        options.moments = BL_MOMENTS_KEEP;
+        options.moments = BL_MOMENTS_KEEP; /* and ranks that move between modules */
         options.importance = BL_IMPORTANCE_CONTRIBUTION;
-        options.idle = 0.5;
+        options.scope = BL_SCOPE_GLOBAL;
+        options.idle = 0.9;
+        options.transfer = BL_TRANSFER_PRESERVE;
+        options.budget = 54; /* of which they cost 36 at first */
+        break;
+    case 6:
+        options.method = BL_METHOD_LORA;
+        options.dora = 1;
+        break;
+    case 7:
+        options.method = BL_METHOD_ADALORA;
+        options.target_rank = 1;
+        options.tinit = 2;
+        options.tfinal = 20;
+        break;
+    case 8:
+        options.dora = 1;
+        options.parameter_dtype = options.activation_dtype = BL_F64;
         break;
     default:
         break;
@@ -47,6 +64,8 @@ static bl_options options_of(int variant)
 bl_group *fuzz_group(int variant)
 {
     static const char *const names[] = { "q", "layers.0.mlp.up_proj" };
+    static const float       singles[9] = { 1, 2, -1, 0.5f, 1, -2, 1, 1, 3 };
+    static const double      doubles[9] = { 1, 2, -1, 0.5, 1, -2, 1, 1, 3 };
     const bl_options         options = options_of(variant);
     bl_group                *group = NULL;
     bl_spec                  specs[2];
@@ -57,6 +76,8 @@ bl_group *fuzz_group(int variant)
         specs[i].name = names[i];
         specs[i].in_features = 2 + i;
         specs[i].out_features = 3 - i;
+        specs[i].base = options.parameter_dtype == BL_F64 ? (const void *) doubles
+                                                          : (const void *) singles;
     }
     fuzz_check(bl_group_create(&group, specs, 2, &options) == 0);
     return group;
@@ -66,7 +87,7 @@ bl_group *fuzz_group(int variant)
 static void put_gradients(bl_group *group)
 {
     for (int64_t k = 0; k < bl_group_get_count(group); k++) {
-        for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_SCORES; tensor++) {
+        for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_MAGNITUDE; tensor++) {
             bl_view view;
 
             if (bl_adapter_get_view(bl_group_get_adapter(group, k), tensor,

@@ -1,7 +1,7 @@
 /*
  * Runs a fuzz target over files, once each, without libFuzzer:
  *
- *     replay_X DIRECTORY
+ *     replay_X DIRECTORY...
  *
  * Names are told before they are run, so that the last one told is the one that crashed.
  */
@@ -38,31 +38,42 @@ static int run(const char *directory, const char *name)
     return 0;
 }
 
-int main(int argc, char **argv)
+static int run_all(const char *directory, int *passed, int *failed)
 {
     struct dirent **list;
-    int             passed = 0, failed = 0, count;
+    int             count = scandir(directory, &list, NULL, alphasort);
 
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s DIRECTORY\n", argv[0]);
-        return 2;
-    }
-    count = scandir(argv[1], &list, NULL, alphasort);
     if (count < 0) {
-        perror(argv[1]);
-        return 1;
+        perror(directory);
+        return -1;
     }
     for (int i = 0; i < count; i++) {
         if (list[i]->d_name[0] != '.') {
-            if (run(argv[1], list[i]->d_name) == 0) {
-                passed++;
+            if (run(directory, list[i]->d_name) == 0) {
+                ++*passed;
             } else {
-                failed++;
+                ++*failed;
             }
         }
         free(list[i]);
     }
     free(list);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    int passed = 0, failed = 0;
+
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s DIRECTORY...\n", argv[0]);
+        return 2;
+    }
+    for (int i = 1; i < argc; i++) {
+        if (run_all(argv[i], &passed, &failed) != 0) {
+            return 1;
+        }
+    }
     fprintf(stderr, "%d passed, %d failed\n", passed, failed);
     return failed > 0 || passed == 0;
 }

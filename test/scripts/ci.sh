@@ -22,7 +22,7 @@ stage()
         result=FAIL
         failed="$failed $name"
     fi
-    printf '%-4s  %-12s %4d s\n' $result "$name" $(($(date +%s) - start))
+    printf '%-4s  %-14s %4d s\n' $result "$name" $(($(date +%s) - start))
     if [ $result = FAIL ]; then
         tail -n 100 "$logs/$name.log" | sed 's/^/    /'
     fi
@@ -40,7 +40,7 @@ skips()
     # the README's own command
     stage check sh setup.sh check
     for name in header exports abi install format scripts asan-ubsan tsan clang blas \
-        sentencepiece valgrind; do
+        sentencepiece interop-files valgrind; do
         stage $name $make check-$name
     done
 }

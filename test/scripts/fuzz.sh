@@ -1,8 +1,9 @@
 #!/bin/sh
 # usage: fuzz.sh DIR SECONDS NAME...
 # Run the fuzzers DIR/NAME one after the other, each for so many seconds, from the inputs in
-# test/fuzz/corpus/NAME and those that earlier runs have left in DIR/corpus/NAME. One line
-# for each; what makes one crash, and its log, stay in DIR.
+# test/fuzz/corpus/NAME, those in DIR/../seeds/NAME, which fuzz_seeds wrote, and those that
+# earlier runs have left in DIR/corpus/NAME. One line for each; what makes one crash, and its
+# log, stay in DIR.
 set -u
 dir=$1 seconds=$2
 shift 2
@@ -26,10 +27,14 @@ export ASAN_OPTIONS
 
 for name do
     mkdir -p "$dir/corpus/$name"
+    seeds=$dir/../seeds/$name
+    if [ ! -d "$seeds" ]; then
+        seeds=
+    fi
     # shellcheck disable=SC2086 # FUZZ_FLAGS is a list
-    if "$dir/$name" -max_total_time="$seconds" -timeout=20 -max_len=4096 \
+    if "$dir/$name" -max_total_time="$seconds" -timeout=20 -max_len=8192 \
         -artifact_prefix="$dir/crash-$name-" -dict=test/fuzz/words -print_final_stats=1 \
-        ${FUZZ_FLAGS:-} "$dir/corpus/$name" "test/fuzz/corpus/$name" \
+        ${FUZZ_FLAGS:-} "$dir/corpus/$name" "test/fuzz/corpus/$name" ${seeds:+"$seeds"} \
         > "$dir/$name.log" 2>&1; then
         result=ok
     else

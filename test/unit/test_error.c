@@ -91,7 +91,7 @@ START_TEST(control_characters)
         arrays[i].name[0] = arrays[i].name[0] == 'a' ? 'x' : arrays[i].name[0];
     }
     check_fails(bl_group_set_state(group, arrays, count), BL_E_FORMAT);
-    ck_assert_str_eq(bl_last_error(), "the state has no array a?b??.A");
+    ck_assert_str_eq(bl_last_error(), "the state has no array a?b??.rank");
     bl_group_free(group);
 }
 END_TEST

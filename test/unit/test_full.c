@@ -77,8 +77,8 @@ static void make_trainee(struct trainee *t, const struct llama_config *config,
                               sizeof error) == 0,
                   "%s", error);
     /* room for more than is used */
-    ck_assert_int_eq(llama_pass_create(&t->pass, &t->model, NULL, BATCH, LENGTH + 2, 1,
-                                       error, sizeof error),
+    ck_assert_int_eq(llama_pass_create(&t->pass, &t->model, NULL, BATCH, LENGTH + 2,
+                                       LLAMA_KEEP, error, sizeof error),
                      0);
     llama_pass_train_weights(t->pass, full_gradients(t->full));
     for (int i = 0; i < TOKENS; i++) {
@@ -244,9 +244,9 @@ START_TEST(frozen_weights_get_no_gradient)
     int64_t            predicted;
 
     make_trainee(&t, &tied, 7, 0);
-    ck_assert_int_eq(
-        llama_pass_create(&pass, &t.model, NULL, BATCH, LENGTH, 1, error, sizeof error),
-        0);
+    ck_assert_int_eq(llama_pass_create(&pass, &t.model, NULL, BATCH, LENGTH, LLAMA_KEEP,
+                                       error, sizeof error),
+                     0);
     ck_assert_int_eq(llama_forward(pass, BATCH, LENGTH, t.ids, t.targets, BL_NO_DROPOUT,
                                    &sum, &predicted, error, sizeof error),
                      0);

@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include "base/threads.h"
 #include "train/evaluate.h"
 #include "model/llama.h"
 #include "text/tokenizer.h"
@@ -21,6 +22,7 @@ struct shape {
 
 static const struct shape tied = { 12, 10, 3, 2, 1, 11, 8 };
 static const struct shape untied = { 20, 9, 2, 10, 5, -13, 4 };
+static const struct shape wide = { 64, 96, 2, 4, 2, -300, 70 }; /* worth threads */
 static const struct shape odd = { 6, 7, 1, 3, 3, 5, 1 };
 
 static int64_t floats_of(const struct shape *s)
@@ -208,8 +210,8 @@ static void check_gradients(const struct shape *s, uint64_t mask, int64_t length
     random_ids(b.ids, MOST, model->config.vocab, 1);
     random_ids(b.targets, MOST, model->config.vocab, 2);
     b.targets[0] = b.targets[BATCH * length - 1] = -1;
-    ck_assert_msg(llama_pass_create(&b.pass, model, &adapters, BATCH, length + 1, 1,
-                                    error, sizeof error) == 0,
+    ck_assert_msg(llama_pass_create(&b.pass, model, &adapters, BATCH, length + 1,
+                                    LLAMA_KEEP, error, sizeof error) == 0,
                   "%s", error);
     loss_of(&b);
     ck_assert_msg(llama_backward(b.pass, scale, error, sizeof error) == 0, "%s", error);
@@ -264,6 +266,73 @@ START_TEST(gradients_when_only_some_have_an_adapter)
 }
 END_TEST
 
+/* Loss, then all gradients, to be freed; *count says how many numbers that are. */
+static float *everything(struct llama *model, struct llama_adapters *adapters, int flags,
+                         int threads, int64_t key, int64_t *count)
+{
+    struct batch b = { .length = 70, .key = key };
+    bl_view      view;
+    float       *all;
+
+    model->threads = NULL;
+    ck_assert_int_eq(threads_create(&model->threads, threads, error, sizeof error), 0);
+    random_ids(b.ids, MOST, model->config.vocab, 1);
+    random_ids(b.targets, MOST, model->config.vocab, 2);
+    b.targets[0] = b.targets[MOST - 1] = -1;
+    ck_assert_msg(llama_pass_create(&b.pass, model, adapters, BATCH, b.length, flags,
+                                    error, sizeof error) == 0,
+                  "%s", error);
+    check_ok(bl_group_discard_gradients(adapters->group));
+    check_ok(bl_group_get_view(adapters->group, BL_BUFFER_GRADIENTS, &view));
+    *count = 1 + view.cols;
+    all = must_alloc(*count, sizeof *all);
+    all[0] = (float) loss_of(&b);
+    ck_assert_msg(llama_backward(b.pass, 0.01, error, sizeof error) == 0, "%s", error);
+    check_ok(bl_group_get_view(adapters->group, BL_BUFFER_GRADIENTS, &view));
+    memcpy(all + 1, view.data, (size_t) view.cols * sizeof *all);
+    llama_pass_free(b.pass);
+    threads_free(model->threads);
+    model->threads = NULL;
+    return all;
+}
+
+static void check_ways(double dropout)
+{
+    struct llama         *model = make_model(&wide);
+    struct llama_adapters adapters = make_adapters(model, (1u << 14) - 1, dropout);
+    int64_t               key = dropout > 0 ? 3 : BL_NO_DROPOUT, count;
+    float                *one = everything(model, &adapters, LLAMA_KEEP, 1, key, &count);
+
+    for (int threads = 1; threads <= 4; threads++) {
+        const int recompute = LLAMA_KEEP | LLAMA_RECOMPUTE;
+        float    *first = everything(model, &adapters, LLAMA_KEEP, threads, key, &count);
+        float    *second = everything(model, &adapters, recompute, threads, key, &count);
+        double    most = 0, worst = 0;
+
+        ck_assert_mem_eq(first, second, (size_t) count * sizeof *first);
+        for (int64_t i = 1; i < count; i++) {
+            most = fmax(most, fabs(one[i]));
+            worst = fmax(worst, fabs((double) one[i] - first[i]));
+        }
+        check_near(first[0], one[0], 1e-6 * one[0]);
+        ck_assert_double_gt(most, 0);
+        check_le(worst, 1e-5 * most);
+        free(first);
+        free(second);
+    }
+    free(one);
+    free_adapters(&adapters);
+    llama_free(model);
+}
+
+/* Kept or worked out again: the same bits. Any number of threads: the same to rounding. */
+START_TEST(threads_and_recomputation_change_nothing)
+{
+    check_ways(0);
+    check_ways(0.2);
+}
+END_TEST
+
 /* ===== Windows and single tokens ========================================== */
 
 static void check_logits(const float *got, const float *want, int64_t count)
@@ -294,7 +363,7 @@ static void check_decode(const struct shape *s, int with_adapters)
     random_ids(ids, N, vocab, 3);
     random_ids(targets, N, vocab, 4);
     ck_assert_int_eq(llama_pass_create(&pass, model, with_adapters ? &adapters : NULL, 1,
-                                       N, 0, error, sizeof error),
+                                       N, LLAMA_LOGITS, error, sizeof error),
                      0);
     ck_assert_int_eq(llama_decoder_create(&decoder, model,
                                           with_adapters ? &adapters : NULL, N, error,
@@ -370,8 +439,10 @@ START_TEST(both_rotary_orders_are_the_same_model)
     other.config.interleaved = 0;
     random_ids(ids, N, c->vocab, 5);
     random_ids(targets, N, c->vocab, 6);
-    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 1, N, 0, error, 512), 0);
-    ck_assert_int_eq(llama_pass_create(&again, &other, NULL, 1, N, 0, error, 512), 0);
+    ck_assert_int_eq(
+        llama_pass_create(&pass, model, NULL, 1, N, LLAMA_LOGITS, error, 512), 0);
+    ck_assert_int_eq(
+        llama_pass_create(&again, &other, NULL, 1, N, LLAMA_LOGITS, error, 512), 0);
     ck_assert_int_eq(llama_forward(pass, 1, N, ids, targets, BL_NO_DROPOUT, &sum,
                                    &predicted, error, 512),
                      0);
@@ -451,11 +522,15 @@ START_TEST(wrong_calls_are_told)
     double                sum;
     int64_t               n;
 
-    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 0, 4, 1, error, 512), -1);
-    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 2, 0, 1, error, 512), -1);
+    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 0, 4, LLAMA_KEEP, error, 512),
+                     -1);
+    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 2, 0, LLAMA_KEEP, error, 512),
+                     -1);
     ck_assert_int_eq(
-        llama_pass_create(&pass, model, NULL, 1 << 20, 1 << 20, 1, error, 512), -1);
-    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 2, 4, 1, error, 512), 0);
+        llama_pass_create(&pass, model, NULL, 1 << 20, 1 << 20, LLAMA_KEEP, error, 512),
+        -1);
+    ck_assert_int_eq(llama_pass_create(&pass, model, NULL, 2, 4, LLAMA_KEEP, error, 512),
+                     0);
     ck_assert_int_eq(llama_backward(pass, 1, error, 512), -1);
     ck_assert_int_eq(llama_forward(pass, 3, 1, ids, targets, -1, &sum, &n, error, 512),
                      -1);
@@ -634,6 +709,7 @@ static Suite *make_suite(void)
     tcase_add_test(tcase, gradients_with_dropout);
     tcase_add_test(tcase, gradients_over_a_long_window);
     tcase_add_test(tcase, gradients_when_only_some_have_an_adapter);
+    tcase_add_test(tcase, threads_and_recomputation_change_nothing);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("forward");

@@ -27,9 +27,9 @@ static float *logits_of(const struct llama *model, const struct llama_adapters *
         ids[i] = (int32_t) (i * 7 % model->config.vocab);
         targets[i] = 0;
     }
-    ck_assert_msg(
-        llama_pass_create(&pass, model, adapters, 1, LENGTH, 0, error, sizeof error) == 0,
-        "%s", error);
+    ck_assert_msg(llama_pass_create(&pass, model, adapters, 1, LENGTH, LLAMA_LOGITS,
+                                    error, sizeof error) == 0,
+                  "%s", error);
     ck_assert_int_eq(llama_forward(pass, 1, LENGTH, ids, targets, BL_NO_DROPOUT, &sum,
                                    &predicted, error, sizeof error),
                      0);

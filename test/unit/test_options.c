@@ -121,12 +121,12 @@ START_TEST(presets)
     ck_assert_int_eq(opt.scope, BL_SCOPE_MODULE);
     ck_assert_int_eq(opt.moments, BL_MOMENTS_COPY);
     bl_options before = opt;
-    ck_assert_int_lt(bl_options_preset(&opt, 3), 0);
+    ck_assert_int_lt(bl_options_preset(&opt, 4), 0);
     ck_assert_int_lt(bl_options_preset(&opt, -1), 0);
     ck_assert_int_eq(memcmp(&before, &opt, sizeof opt), 0);
     check_fails(bl_options_preset(NULL, 0), BL_E_ARG);
 
-    for (int32_t k = 0; k < 3; k++) { /* every one trains */
+    for (int32_t k = 0; k < 4; k++) { /* every one trains */
         opt = default_options(BL_F32);
         check_ok(bl_options_preset(&opt, k));
         check_ok(try_group(&opt));
@@ -330,10 +330,10 @@ START_TEST(ranges)
     BAD(p_end, 0);
     BAD(p_end, -1);
     BAD(p_curve, 3);
-    BAD(scope, 2);
+    BAD(scope, 3);
     BAD(p_steps, -1);
     BAD(crossing, 2);
-    BAD(importance, 2);
+    BAD(importance, 3);
     BAD(selection, 2);
     BAD(dora, 2);
     BAD(fixed_count, -1);
