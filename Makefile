@@ -140,7 +140,7 @@ GOLDEN_DORA := $(wildcard test/golden/dora/*.safetensors)
 GOLDEN_ADALORA := $(wildcard test/golden/adalora/*.safetensors)
 FORMATTED := $(wildcard include/*.h lib/*.[ch] lib/io/*.[ch] src/*.[ch] src/*/*.[ch] src/*/*.cc \
     test/*.[ch] test/*/*.[ch] examples/*.[ch] examples/*/*.[ch] \
-    bench/*.[ch])
+    bench/*.[ch] bench/*/*.[ch])
 
 LIB_A := $(O)/libbeamlora.a
 LIB_SO := $(O)/libbeamlora.so
@@ -332,6 +332,9 @@ $(EXAMPLES): $(O)/examples/%: $(O)/obj/examples/%.o $(IO_SO) $(LIB_SO)
 $(BENCH): $(BENCH_SRC:%.c=$(O)/obj/%.o) $(SRC_A) $(IO_A) $(LIB_A)
 	$(call link_static,,-ldl)
 
+$(O)/bench/docs: $(O)/obj/bench/docs/docs.o
+	$(call link,,$(JANSSON_LIBS))
+
 # the generator of the shipped model's data: libc only
 $(WORD_PROBLEMS): $(O)/obj/examples/word_problems/word_problems.o
 	$(call link)
@@ -420,7 +423,7 @@ check-docs: shared
 # --- benchmarks ---------------------------------------------------------------------
 
 BENCH_FLAGS ?=
-.PHONY: bench bench-quick bench-compare
+.PHONY: bench bench-quick bench-compare bench-docs
 ## bench: measure the library, ten minutes; BENCH_FLAGS="--help=all" tells what can be chosen
 bench: $(BENCH)
 	@$(BENCH) all --out $(O)/bench $(BENCH_FLAGS)
@@ -430,6 +433,11 @@ bench-quick: $(BENCH)
 ## bench-compare: this tree's library against that of a commit, BASE=rev, paired
 bench-compare: $(BENCH) $(LIB_SO)
 	+@MAKE='$(MAKE)' BUILD='$(BUILD)' $(SH) bench/compare.sh '$(BASE)' $(BENCH_FLAGS)
+
+## bench-docs: docs/performance.md from the results in bench/results
+bench-docs: $(O)/bench/docs
+	$(Q)$(O)/bench/docs bench/results bench/docs/performance.md.in > $(O)/bench/performance.md
+	$(Q)cp $(O)/bench/performance.md docs/performance.md
 
 again = +@$(MAKE) --no-print-directory
 .PHONY: check-asan check-ubsan check-asan-ubsan check-tsan check-valgrind check-clang \

@@ -278,8 +278,9 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     }
     memset(tape->dg, 0,
            (size_t) (1 + BL__MOST_PARTS) * (size_t) adapter->rank * sizeof *tape->dg);
+    const int64_t block = bl__pass_block(adapter, tape);
     for (; pass.row < n; pass.row += pass.rows) {
-        pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
+        pass.rows = n - pass.row < block ? n - pass.row : block;
         backward_block(&pass);
         pass.beta = 1;
     }

@@ -82,48 +82,103 @@ double bl__largest(int32_t dtype)
     return dtype == BL_F32 ? (double) FLT_MAX : DBL_MAX;
 }
 
-double bl__sum_squares(int32_t dtype, const void *data, int64_t count)
+/* Sums have this many lanes: one alone would wait for itself at every element. */
+enum { LANES = 8 };
+
+static double sum_squares_f32(const float *x, int64_t count)
 {
-    double sum = 0;
-    if (dtype == BL_F32) {
-        const float *x = data;
-        for (int64_t i = 0; i < count; i++) {
-            sum += (double) x[i] * (double) x[i];
-        }
-    } else {
-        const double *x = data;
-        for (int64_t i = 0; i < count; i++) {
-            sum += x[i] * x[i];
+    double  sums[LANES] = { 0 };
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (int64_t k = 0; k < LANES; k++) {
+            sums[k] += (double) x[i + k] * (double) x[i + k];
         }
     }
-    return sum;
+    for (int64_t k = 0; i < count; i++, k++) {
+        sums[k] += (double) x[i] * (double) x[i];
+    }
+    for (int64_t k = 1; k < LANES; k++) {
+        sums[0] += sums[k];
+    }
+    return sums[0];
 }
 
-/* The bits of |x| order as the values do, with infinity and then NaN above all. */
+static double sum_squares_f64(const double *x, int64_t count)
+{
+    double  sums[LANES] = { 0 };
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (int64_t k = 0; k < LANES; k++) {
+            sums[k] += x[i + k] * x[i + k];
+        }
+    }
+    for (int64_t k = 0; i < count; i++, k++) {
+        sums[k] += x[i] * x[i];
+    }
+    for (int64_t k = 1; k < LANES; k++) {
+        sums[0] += sums[k];
+    }
+    return sums[0];
+}
+
+double bl__sum_squares(int32_t dtype, const void *data, int64_t count)
+{
+    return dtype == BL_F32 ? sum_squares_f32(data, count) : sum_squares_f64(data, count);
+}
+
+/* The bits of |x|, which order as the values do, with infinity and then NaN above all. */
+static int32_t bits_f32(const char *x, int64_t i)
+{
+    int32_t bits;
+    memcpy(&bits, x + (size_t) i * sizeof bits, sizeof bits);
+    return bits & 0x7fffffff;
+}
+
+static int64_t bits_f64(const char *x, int64_t i)
+{
+    int64_t bits;
+    memcpy(&bits, x + (size_t) i * sizeof bits, sizeof bits);
+    return bits & 0x7fffffffffffffff;
+}
+
+/* From four places at once, which memory answers faster than from one. */
+#define DEFINE_MOST(type, suffix)                                                        \
+    static type most_##suffix(const char *x, int64_t count)                              \
+    {                                                                                    \
+        const int64_t quarter = count / 4;                                               \
+        type          a = 0, b = 0, c = 0, d = 0;                                        \
+        for (int64_t i = 0; i < quarter; i++) {                                          \
+            const type at_a = bits_##suffix(x, i);                                       \
+            const type at_b = bits_##suffix(x, quarter + i);                             \
+            const type at_c = bits_##suffix(x, 2 * quarter + i);                         \
+            const type at_d = bits_##suffix(x, 3 * quarter + i);                         \
+            a = at_a > a ? at_a : a;                                                     \
+            b = at_b > b ? at_b : b;                                                     \
+            c = at_c > c ? at_c : c;                                                     \
+            d = at_d > d ? at_d : d;                                                     \
+        }                                                                                \
+        for (int64_t i = 4 * quarter; i < count; i++) {                                  \
+            const type rest = bits_##suffix(x, i);                                       \
+            a = rest > a ? rest : a;                                                     \
+        }                                                                                \
+        a = b > a ? b : a;                                                               \
+        c = d > c ? d : c;                                                               \
+        return c > a ? c : a;                                                            \
+    }
+
+DEFINE_MOST(int32_t, f32)
+DEFINE_MOST(int64_t, f64)
+
 double bl__max_abs(int32_t dtype, const void *data, int64_t count)
 {
     if (dtype == BL_F32) {
-        const char *x = data;
-        uint32_t    most = 0;
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, x + (size_t) i * sizeof bits, sizeof bits);
-            bits &= 0x7fffffffu;
-            most = bits > most ? bits : most;
-        }
-        float largest;
+        const int32_t most = most_f32(data, count);
+        float         largest;
         memcpy(&largest, &most, sizeof largest);
         return (double) largest;
     }
-    const char *x = data;
-    uint64_t    most = 0;
-    for (int64_t i = 0; i < count; i++) {
-        uint64_t bits;
-        memcpy(&bits, x + (size_t) i * sizeof bits, sizeof bits);
-        bits &= 0x7fffffffffffffffu;
-        most = bits > most ? bits : most;
-    }
-    double largest;
+    const int64_t most = most_f64(data, count);
+    double        largest;
     memcpy(&largest, &most, sizeof largest);
     return largest;
 }

@@ -153,8 +153,9 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
     };
     pass.project = pass.dora && pass.dropout.q > 0;
     bl__adapter_importance(adapter, tape->g, tape->true_g);
+    const int64_t block = bl__pass_block(adapter, tape);
     for (pass.row = 0; pass.row < n; pass.row += pass.rows) {
-        pass.rows = n - pass.row < tape->block ? n - pass.row : tape->block;
+        pass.rows = n - pass.row < block ? n - pass.row : block;
         forward_block(&pass);
     }
     tape->n = n;

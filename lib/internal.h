@@ -237,6 +237,8 @@ void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
                       void *context);
 /* Whether the cores are the host's, by its parallel_for, or the BLAS's. */
 int bl__owns_cores(const bl_group *group);
+/* How many rows a pass takes at a time, up to the tape's block. */
+int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape);
 /* Whether h is spread over panels of columns rather than rows: a factor of high rank is so
  * large that each part should have its own share of it. With DoRA rows are rescaled next. */
 int bl__cut_by_columns(const bl_adapter *adapter);

@@ -33,9 +33,12 @@ int bl_group_copy_gradient_norm(const bl_group *group, double *norm)
         if (adapter->has_gradient && !adapter->frozen) {
             const void *const from = bl__at_const(group->dtype, gradients, adapter->a);
             const int64_t     count = adapter->end - adapter->a;
-            sum += bl__sum_squares(group->dtype, from, count);
-            const double here = bl__max_abs(group->dtype, from, count);
-            most = here > most || isnan(here) ? here : most;
+            const double      squares = bl__sum_squares(group->dtype, from, count);
+            sum += squares;
+            if (!isfinite(squares)) {
+                const double here = bl__max_abs(group->dtype, from, count);
+                most = here > most || isnan(here) ? here : most;
+            }
         }
     }
     /* A finite gradient may have squares beyond double's range: DBL_MAX says "huge". */
@@ -43,10 +46,69 @@ int bl_group_copy_gradient_norm(const bl_group *group, double *norm)
     return 0;
 }
 
-static int check_finite(const bl_group *group, double grad_scale)
+/* A step is cut into parts of the buffers, whatever adapters these are of. */
+enum { MOST_STEP_PARTS = 64 };
+static const int64_t least_step_part = 65536;
+
+struct pass {
+    bl_group        *group;
+    struct bl__adamw a, b, s;
+    int64_t          parts;
+    double           most[MOST_STEP_PARTS]; /* largest |gradient| of a part */
+};
+
+static int64_t parts_of(const bl_group *group)
+{
+    const int64_t parts = group->elements / least_step_part;
+    return group->options.parallel_for == NULL || parts < 1 ? 1
+           : parts < MOST_STEP_PARTS                        ? parts
+                                                            : MOST_STEP_PARTS;
+}
+
+/* Parts begin on lines of the cache. */
+static int64_t start_of(const struct pass *pass, int64_t part)
+{
+    const bl_group *const group = pass->group;
+    const int64_t unit = (int64_t) (BL__ALIGNMENT / bl__dtype_bytes(group->dtype));
+    return bl__part_start(group->elements / unit, pass->parts, part) * unit;
+}
+
+/* What [*start, *end) and [from, to) share; whether that is anything. */
+static int narrow(int64_t *start, int64_t *end, int64_t from, int64_t to)
+{
+    *start = *start > from ? *start : from;
+    *end = *end < to ? *end : to;
+    return *start < *end;
+}
+
+static void look_at_part(void *context, int64_t part)
+{
+    struct pass *const    pass = context;
+    const bl_group *const group = pass->group;
+    const void *const     gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
+    double                most = 0;
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        int64_t                 start = start_of(pass, part);
+        int64_t                 end = start_of(pass, part + 1);
+        if (!adapter->has_gradient || adapter->frozen ||
+            !narrow(&start, &end, adapter->a, adapter->end)) {
+            continue;
+        }
+        const double here = bl__max_abs(
+            group->dtype, bl__at_const(group->dtype, gradients, start), end - start);
+        most = here > most || isnan(here) ? here : most;
+        if (isnan(most)) {
+            break;
+        }
+    }
+    pass->most[part] = most;
+}
+
+/* Whose gradient it is that cannot be used, and how large it is. */
+static int complain_nonfinite(const bl_group *group, double grad_scale, double limit)
 {
     const void *const gradients = group->buffers[BL_BUFFER_GRADIENTS].data;
-    const double      limit = sqrt(bl__largest(group->dtype));
     for (int64_t i = 0; i < group->count; i++) {
         const bl_adapter *const adapter = &group->adapters[i];
         if (!adapter->has_gradient || adapter->frozen) {
@@ -66,32 +128,49 @@ static int check_finite(const bl_group *group, double grad_scale)
     return 0;
 }
 
-struct pass {
-    bl_group        *group;
-    struct bl__adamw a, b, s;
-};
-
-static void step_segment(bl_group *group, const struct bl__adamw *adamw, int64_t start,
-                         int64_t count)
+static int check_finite(struct pass *pass, double grad_scale)
 {
-    bl__adamw(group->dtype, adamw, count,
-              bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, start),
-              bl__at(group->dtype, group->buffers[BL_BUFFER_M].data, start),
-              bl__at(group->dtype, group->buffers[BL_BUFFER_V].data, start),
-              bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, start));
+    const double limit = sqrt(bl__largest(pass->group->dtype));
+    bl__parallel_for(pass->group, pass->parts, look_at_part, pass);
+    for (int64_t part = 0; part < pass->parts; part++) {
+        if (!(fabs(grad_scale) * pass->most[part] < limit)) {
+            return complain_nonfinite(pass->group, grad_scale, limit);
+        }
+    }
+    return 0;
 }
 
-static void step_adapter(void *context, int64_t i)
+/* The part of [from, to) that is in [start, end) */
+static void step_segment(bl_group *group, const struct bl__adamw *adamw, int64_t start,
+                         int64_t end, int64_t from, int64_t to)
+{
+    if (narrow(&start, &end, from, to)) {
+        bl__adamw(group->dtype, adamw, end - start,
+                  bl__at(group->dtype, group->buffers[BL_BUFFER_PARAMETERS].data, start),
+                  bl__at(group->dtype, group->buffers[BL_BUFFER_M].data, start),
+                  bl__at(group->dtype, group->buffers[BL_BUFFER_V].data, start),
+                  bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, start));
+    }
+}
+
+static void step_part(void *context, int64_t part)
 {
     const struct pass *const pass = context;
-    const bl_adapter *const  adapter = &pass->group->adapters[i];
-    if (!adapter->frozen) {
-        const int64_t scores = adapter->s == adapter->magnitude ? 0 : adapter->rank;
-        step_segment(pass->group, &pass->a, adapter->a, adapter->rank * adapter->in);
-        step_segment(pass->group, &pass->b, adapter->b, adapter->rank * adapter->out);
-        step_segment(pass->group, &pass->s, adapter->s, scores);
-        step_segment(pass->group, &pass->a, adapter->magnitude,
-                     adapter->end - adapter->magnitude);
+    bl_group *const          group = pass->group;
+    const int64_t            start = start_of(pass, part);
+    const int64_t            end = start_of(pass, part + 1);
+    for (int64_t i = 0; i < group->count; i++) {
+        const bl_adapter *const adapter = &group->adapters[i];
+        const int64_t           r = adapter->rank;
+        const int64_t           scores = adapter->s == adapter->magnitude ? 0 : r;
+        if (!adapter->frozen && adapter->a < end && adapter->end > start) {
+            step_segment(group, &pass->a, start, end, adapter->a,
+                         adapter->a + r * adapter->in);
+            step_segment(group, &pass->b, start, end, adapter->b,
+                         adapter->b + r * adapter->out);
+            step_segment(group, &pass->s, start, end, adapter->s, adapter->s + scores);
+            step_segment(group, &pass->a, start, end, adapter->magnitude, adapter->end);
+        }
     }
 }
 
@@ -155,20 +234,21 @@ int bl_group_step(bl_group *group, double lr, double grad_scale)
     if (rc != 0) {
         return rc;
     }
-    rc = check_finite(group, grad_scale);
-    if (rc != 0) {
-        bl__group_forget_gradients(group);
-        return rc;
-    }
-    bl__group_settle_gradients(group);
     const int64_t t = group->t + 1;
     struct pass   pass = {
           .group = group,
           .a = bl__adamw_at(o, t, lr, grad_scale),
           .b = bl__adamw_at(o, t, lr * o->b_lr_ratio, grad_scale),
           .s = bl__adamw_at(o, t, lr * o->score_lr_ratio, grad_scale),
+          .parts = parts_of(group),
     };
-    bl__parallel_for(group, group->count, step_adapter, &pass);
+    rc = check_finite(&pass, grad_scale);
+    if (rc != 0) {
+        bl__group_forget_gradients(group);
+        return rc;
+    }
+    bl__group_settle_gradients(group);
+    bl__parallel_for(group, pass.parts, step_part, &pass);
     advance(group, grad_scale);
     return 0;
 }

@@ -239,6 +239,16 @@ int bl__owns_cores(const bl_group *group)
     return group->options.parallel_for != NULL;
 }
 
+int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape)
+{
+    /* the tape was made for all that the adapter's rank can become */
+    const int64_t wide = adapter->in > adapter->out ? adapter->in : adapter->out;
+    const int64_t bytes = (int64_t) bl__dtype_bytes(adapter->group->dtype);
+    return bl__owns_cores(adapter->group) && adapter->rank < high_rank
+               ? bl__block_rows(wide * bytes, tape->block)
+               : tape->block;
+}
+
 int bl__cut_by_columns(const bl_adapter *adapter)
 {
     return bl__owns_cores(adapter->group) && adapter->rank >= high_rank &&
