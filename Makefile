@@ -156,7 +156,7 @@ TOOLS := $(TOOL_SRC:test/%.c=$(O)/test/%) $(O)/test/fault.so
 REPLAYS := $(FUZZ_NAMES:%=$(O)/test/replay_%)
 # inputs of some targets, written by what they read
 SEEDED := state blob checkpoint plan run
-SEEDS := $(O)/seeds/written
+FUZZ_SEEDS := $(O)/seeds/written
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 EXAMPLES := $(EXAMPLE_SRC:%.c=$(O)/%)
 WORD_PROBLEMS := $(O)/word_problems
@@ -181,7 +181,7 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(REPLAYS) $(SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(REPLAYS) $(FUZZ_SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
@@ -315,8 +315,8 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/obj/test/fuzz/fuzz_%.o $(fuzz_objects)
 	$(call link_static,-fsanitize=fuzzer $(FUZZ_LINK))
 $(O)/test/fuzz_seeds: $(O)/obj/test/fuzz/seeds.o $(fuzz_objects)
 	$(call link_static,$(FUZZ_LINK))
-$(SEEDS): $(O)/test/fuzz_seeds test/scripts/fuzz-seeds.sh $(O)/test/tiny_model $(PROGRAM)
-	$(if $(V),,@echo "  SEEDS $(@D)";) rm -rf '$(@D)' && $< '$(@D)' && \
+$(FUZZ_SEEDS): $(O)/test/fuzz_seeds test/scripts/fuzz-seeds.sh $(O)/test/tiny_model $(PROGRAM)
+	$(if $(V),,@echo "  FUZZ_SEEDS $(@D)";) rm -rf '$(@D)' && $< '$(@D)' && \
 	    $(SH) test/scripts/fuzz-seeds.sh '$(@D)/run' '$(PROGRAM)' '$(O)/test/tiny_model' && \
 	    touch '$@'
 # archives in the order of the layers, whatever order make has them in
@@ -400,7 +400,7 @@ check-golden: $(TOOLS)
 	@$(RUN) $(run_golden)
 
 ## check-fuzz: the inputs in test/fuzz/corpus, once each
-check-fuzz: $(REPLAYS) $(SEEDS)
+check-fuzz: $(REPLAYS) $(FUZZ_SEEDS)
 	@$(RUN_ENV) $(RUN) $(run_replays)
 
 ## check-examples: build and run the examples
@@ -465,7 +465,7 @@ FUZZ_SECONDS ?= 60
 ## fuzz: libFuzzer on all readers, or FUZZ="peft run", FUZZ_SECONDS=60 each; needs clang
 fuzz:
 	$(again) run-fuzzers CONFIG=fuzz CC=$(if $(filter clang%,$(notdir $(CC))),$(CC),clang)
-run-fuzzers: $(FUZZ:%=$(O)/fuzz/%) $(SEEDS)
+run-fuzzers: $(FUZZ:%=$(O)/fuzz/%) $(FUZZ_SEEDS)
 	@$(SH) test/scripts/fuzz.sh '$(O)/fuzz' '$(FUZZ_SECONDS)' $(FUZZ)
 
 .PHONY: check-sentencepiece
