@@ -316,7 +316,7 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/obj/test/fuzz/fuzz_%.o $(fuzz_objects)
 $(O)/test/fuzz_seeds: $(O)/obj/test/fuzz/seeds.o $(fuzz_objects)
 	$(call link_static,$(FUZZ_LINK))
 $(FUZZ_SEEDS): $(O)/test/fuzz_seeds test/scripts/fuzz-seeds.sh $(O)/test/tiny_model $(PROGRAM)
-	$(if $(V),,@echo "  FUZZ_SEEDS $(@D)";) rm -rf '$(@D)' && $< '$(@D)' && \
+	$(if $(V),,@echo "  SEEDS $(@D)";) rm -rf '$(@D)' && $< '$(@D)' && \
 	    $(SH) test/scripts/fuzz-seeds.sh '$(@D)/run' '$(PROGRAM)' '$(O)/test/tiny_model' && \
 	    touch '$@'
 # archives in the order of the layers, whatever order make has them in
