@@ -528,7 +528,7 @@ check-install: all
 ## check-scripts: the scripts with shellcheck, if there is one
 check-scripts:
 	@if command -v shellcheck >/dev/null; then \
-	    shellcheck $(wildcard test/scripts/*.sh man/*.sh examples/*/*.sh bench/*.sh) setup.sh .ci/run && \
+	    shellcheck $(wildcard test/scripts/*.sh man/*.sh examples/*.sh examples/*/*.sh bench/*.sh) setup.sh .ci/run && \
 	    shellcheck -S warning $(wildcard test/*.sh) && echo "scripts: ok"; \
 	else echo "scripts: no shellcheck, skipped"; fi
 

@@ -77,14 +77,6 @@ static void take_squares(void *context, int64_t part)
     }
 }
 
-/* OpenBLAS does products of up to a million multiplications without packing W0 first,
- * which here, where it is read once, takes longer than the product. */
-static int64_t product_rows(int64_t rows, int64_t multiplications)
-{
-    const int64_t fit = 1000000 / multiplications / 8 * 8;
-    return fit > 0 && fit < rows ? fit : rows;
-}
-
 static void measure_rows(void *context, int64_t part)
 {
     const struct block *const               block = context;
@@ -103,12 +95,7 @@ static void measure_rows(void *context, int64_t part)
         scratch->rows == NULL ? NULL : bl__at(dtype, scratch->rows, from * in), &ld);
     void *const       q = bl__at(dtype, scratch->products, from * r);
     const void *const b = parameters(adapter, adapter->b + first);
-    const int64_t     chunk = product_rows(rows, r * in);
-    for (int64_t i = 0; i < rows; i += chunk) {
-        bl__gemm(dtype, 0, 0, rows - i < chunk ? rows - i : chunk, r, in, 1,
-                 bl__at_const(dtype, w, i * ld), ld, scratch->a, r, 0,
-                 bl__at(dtype, q, i * r), r);
-    }
+    bl__project(dtype, bl__owns_cores(group), rows, r, in, 1, w, ld, scratch->a, in, q);
     bl__gemm(dtype, 1, 0, rows, r, r, adapter->scaling / 2, b, out, scratch->gram, r, 1,
              q, r);
     for (int64_t i = 0; i < rows; i++) {
@@ -163,13 +150,9 @@ static void refresh(bl_adapter *adapter)
         return;
     }
     bl__adapter_importance(adapter, scratch->g, NULL);
-    for (int64_t k = 0; k < r; k++) {
-        for (int64_t j = 0; j < in; j++) {
-            bl__set(dtype, scratch->a, j * r + k,
-                    scratch->g[k] * bl__get(dtype, a, k * in + j));
-        }
-    }
-    bl__gemm(dtype, 1, 0, r, r, in, 1, scratch->a, r, scratch->a, r, 0, scratch->gram, r);
+    bl__scale_rows(dtype, scratch->a, a, r, in, scratch->g);
+    bl__gemm(dtype, 0, 1, r, r, in, 1, scratch->a, in, scratch->a, in, 0, scratch->gram,
+             r);
     for_blocks(adapter, measure_rows);
     divide(adapter);
 }

@@ -55,6 +55,27 @@ void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
     }
 }
 
+void bl__scale_rows(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
+                    const double *g)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        if (dtype == BL_F32) {
+            float *const       to = (float *) dst + i * cols;
+            const float *const from = (const float *) src + i * cols;
+            const float        factor = (float) g[i];
+            for (int64_t j = 0; j < cols; j++) {
+                to[j] = from[j] * factor;
+            }
+        } else {
+            double *const       to = (double *) dst + i * cols;
+            const double *const from = (const double *) src + i * cols;
+            for (int64_t j = 0; j < cols; j++) {
+                to[j] = from[j] * g[i];
+            }
+        }
+    }
+}
+
 void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
                          int64_t rows, int64_t cols)
 {

@@ -18,6 +18,9 @@ const void *bl__at_const(int32_t dtype, const void *data, int64_t index);
 /* dst[i, j] = src[i, j] * g[j]; dst may be src. */
 void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
                        int64_t cols, const double *g);
+/* dst[i, j] = src[i, j] * g[i] */
+void bl__scale_rows(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
+                    const double *g);
 /* sums[j] += sum over i of a[i, j] * b[i, j] */
 void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
                          int64_t rows, int64_t cols);

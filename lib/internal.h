@@ -71,7 +71,7 @@ struct bl_group {
     uint8_t             *scratch_ranks;  /* [ranks] */
     struct bl__lengths_scratch {
         void   *rows;      /* [block, in] of W0; NULL: all of them are in memory */
-        void   *a;         /* [in, rank] (diag(g) A)^T */
+        void   *a;         /* [rank, in] diag(g) A */
         void   *products;  /* [block, rank]                                     */
         void   *gram;      /* [rank, rank]                                      */
         double *g;         /* [rank]                                            */
