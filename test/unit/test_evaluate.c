@@ -238,7 +238,8 @@ START_TEST(a_directory_is_opened_with_its_tokenizer)
     strcpy(model.config.tokenizer, "bytes");
     ck_assert_msg(llama_save(&model, directory, BL_F32, error, sizeof error) == 0, "%s",
                   error);
-    ck_assert_msg(open_model(&opened, directory, NULL, 1, NULL, error, sizeof error) == 0,
+    ck_assert_msg(open_model(&opened, directory, NULL, 1, NULL, 1, error, sizeof error) ==
+                      0,
                   "%s", error);
     ck_assert_int_eq(tokenizer_bos(opened.tokenizer), 256);
     ck_assert_int_eq(tokenizer_eos(opened.tokenizer), 257);
@@ -248,17 +249,17 @@ START_TEST(a_directory_is_opened_with_its_tokenizer)
     ck_assert_ptr_null(opened.model);
     open_free(&opened);
 
-    ck_assert_int_eq(open_model(&opened, directory, NULL, 0, NULL, error, sizeof error),
-                     0);
+    ck_assert_int_eq(
+        open_model(&opened, directory, NULL, 0, NULL, 1, error, sizeof error), 0);
     ck_assert_ptr_null(opened.tokenizer); /* not needed */
     open_free(&opened);
     ck_assert_int_eq(
-        open_model(&opened, directory, "/none", 0, NULL, error, sizeof error), -1);
+        open_model(&opened, directory, "/none", 0, NULL, 1, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "/none"));
-    ck_assert_int_eq(open_model(&opened, directory, NULL, 1, &none, error, sizeof error),
-                     -1);
+    ck_assert_int_eq(
+        open_model(&opened, directory, NULL, 1, &none, 1, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "/none"));
-    ck_assert_int_eq(open_model(&opened, "/none", NULL, 1, NULL, error, sizeof error),
+    ck_assert_int_eq(open_model(&opened, "/none", NULL, 1, NULL, 1, error, sizeof error),
                      -1);
     snprintf(path, sizeof path, "%s/config.json", directory);
     unlink(path);
