@@ -537,6 +537,25 @@ check-scripts:
 ci:
 	+@MAKE='$(MAKE)' BUILD='$(BUILD)' $(SH) test/scripts/ci.sh
 
+# --- other programs to measure against ------------------------------------------------
+
+# PyTorch for a CPU is not in the index by itself: what comes is some gigabytes
+PEERS := $(BUILD)/peers
+PEERS_PYTHON := $(PEERS)/bin/python
+PEERS_FLAGS ?=
+$(PEERS)/installed: bench/peers/requirements.txt
+	$(PYTHON) -m venv '$(PEERS)'
+	'$(PEERS)'/bin/pip install --quiet -r bench/peers/requirements.txt
+	@touch $@
+
+.PHONY: bench-peers bench-peers-docs
+## bench-peers: against PyTorch with PEFT, by layer and by training; PEERS_FLAGS=--help
+bench-peers: $(PEERS)/installed shared program
+	@$(PEERS_PYTHON) bench/peers/run.py --out '$(PEERS)/results' $(PEERS_FLAGS)
+## bench-peers-docs: write docs/peers.md from the last results of bench-peers
+bench-peers-docs:
+	@$(PYTHON) bench/peers/page.py '$(PEERS)/results' > docs/peers.md
+
 .PHONY: format check-format
 ## format: lay the sources out as .clang-format says
 format:

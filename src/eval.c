@@ -131,7 +131,7 @@ int command_eval(int argc, char **argv)
           .value = &context,
           .low = 1,
           .high = INT_MAX,
-          .help = "ids of a window or example (the model's, at most 2048)" },
+          .help = "ids of a window (the model's, at most 2048)" },
         { .name = "batch",
           .type = FLAG_INTEGER,
           .value = &batch,

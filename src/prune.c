@@ -353,7 +353,7 @@ int command_prune(int argc, char **argv)
           .value = &prune.shares,
           .low = 1,
           .high = 1000,
-          .help = "how many, evenly (rank by rank to 16, otherwise 10)" },
+          .help = "how many (each rank up to 16, otherwise 10)" },
         { .name = "seeds",
           .type = FLAG_INTEGER,
           .value = &prune.study.seeds,

@@ -1,0 +1,44 @@
+"""docs/peers.md on stdout, from the results of run.py in the folder that is given."""
+import json
+import os
+import sys
+
+HEAD = """# Against PyTorch and PEFT
+
+This page is made by `make bench-peers-docs` from the results of `make bench-peers`, which
+installs PyTorch, transformers and PEFT below `build/` and takes some minutes. `PEERS_FLAGS`
+goes to `bench/peers/run.py`: `--pairs`, `--trainings`, `--steps`, `--threads`, `--rank`. Results
+are in `build/peers/results/peers.json`.
+
+## What is compared
+
+**Layers.** The adapter's own work, forward and backward, with the gradients of x, A and B: PEFT's
+layer stands on a frozen base whose output is there already, and libbeamlora adds to such an
+output. The base's own products, which are the same sgemm on both sides, are in neither. The
+third peer is the formula of the published BeamLoRA layer in PyTorch. No dropout. Both sides are
+processes of their own that take turns; every answer is the mean over at least 4 ms.
+
+**Trainings.** `beamlora train` against transformers with PEFT and `torch.optim.AdamW`: a Llama of
+110M parameters with random weights, adapters on all seven projections, clipping at 1, the same
+windows' size. tokens/s of PEFT are without its first step, those of `beamlora` with it. Memory
+is VmHWM of the whole process, weights included; both map the model's file.
+
+Ratios are medians over pairs of runs that followed each other, with the 95 % interval that the
+order of the pairs gives (the whole range where there are fewer than six).
+"""
+
+
+def main():
+    with open(os.path.join(sys.argv[1], "peers.txt")) as file:
+        text = file.read()
+    with open(os.path.join(sys.argv[1], "peers.json")) as file:
+        found = json.load(file)
+    print(HEAD)
+    print("## Results\n\n```text\n" + text + "```")
+    if found["trainings"]:
+        print("\nThe products with frozen weights and the head are the same on both sides, and "
+              "are most of\nwhat is left in `beamlora`: two thirds of its time is in sgemm's "
+              "kernel.")
+
+
+main()
