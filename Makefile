@@ -487,7 +487,7 @@ check-suites: $(SUITES)
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(RUN_ENV) $(RUN) $(run_suites)
 
 # Suites that take minutes under valgrind; the sanitizers have them too
-VALGRIND_SKIP ?= backward data dora parallel sampling
+VALGRIND_SKIP ?= backward data dora global global_plan parallel sampling threads
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
     --errors-for-leak-kinds=definite
 ## check-valgrind: the suites under valgrind
