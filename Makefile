@@ -59,8 +59,8 @@ O := $(BUILD)
 OPTIMIZE := -O2 -g
 # errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
 FAST := -O3 -fno-math-errno
-# some loops of the program once more for wider vectors, chosen when it starts; what does
-# the choosing runs before a sanitizer is ready
+# some loops once more for wider vectors, chosen at the start; what does the choosing runs
+# before a sanitizer is ready
 CLONES := -DBEAMLORA_CLONES
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
@@ -222,9 +222,9 @@ $(PROBE): $(FLAGS) test/scripts/probe-cblas.sh
 	@touch $@
 
 $(O)/obj/static/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/shared/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)

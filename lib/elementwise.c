@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "formulas.h"
+#include "vectors.h"
 
 double bl__get(int32_t dtype, const void *data, int64_t index)
 {
@@ -178,7 +179,7 @@ static int64_t bits_f64(const char *x, int64_t i)
 
 /* From four places at once, which memory answers faster than from one. */
 #define DEFINE_MOST(type, suffix)                                                        \
-    static type most_##suffix(const char *x, int64_t count)                              \
+    BL__VECTORS static type most_##suffix(const char *x, int64_t count)                  \
     {                                                                                    \
         const int64_t quarter = count / 4;                                               \
         type          a = 0, b = 0, c = 0, d = 0;                                        \
