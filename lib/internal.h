@@ -215,7 +215,7 @@ struct bl_tape {
     /* with DoRA, NULL where not needed */
     void *kept;     /* [max_n or block, out] y before it is rescaled           */
     void *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
-    void *dots;     /* [out] column sums of dy * kept                          */
+    void *dots;     /* [BL__MOST_PARTS, out] column sums of dy * kept          */
     void *rows;     /* [base_block, in] of W0; with dropout only               */
 };
 
