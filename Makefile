@@ -181,7 +181,8 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(REPLAYS) $(SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(REPLAYS) $(SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN) \
+    $(if $(filter release,$(CONFIG)),$(BENCH) $(O)/bench/docs)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
@@ -374,6 +375,9 @@ run_faults = $(if $(wildcard test/faults.sh),\
     'faults=STRIDE=$(if $(filter release,$(CONFIG)),5,17) $(SH) test/faults.sh $(O)/beamlora 3')
 run_prune = $(if $(wildcard test/prune.sh),'prune=$(SH) test/prune.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
+# for release builds alone, as results are
+run_bench = $(if $(filter release,$(CONFIG)),\
+    'bench=$(SH) test/bench.sh $(BENCH) $(O)/libbeamlora.so')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
@@ -383,7 +387,7 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
 check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) $(run_export) \
-	    $(run_faults) $(run_prune) $(run_cli) $(run_docs)
+	    $(run_faults) $(run_prune) $(run_cli) $(run_bench) $(run_docs)
 
 .PHONY: check-numbers
 ## check-numbers: of all tests those whose results come from the CBLAS
