@@ -59,8 +59,8 @@ O := $(BUILD)
 OPTIMIZE := -O2 -g
 # errno of sqrt is not looked at, and would keep AdamW's loop from being vectorised
 FAST := -O3 -fno-math-errno
-# some loops of the program once more for wider vectors, chosen when it starts; what does
-# the choosing runs before a sanitizer is ready
+# some loops once more for wider vectors, chosen at the start; what does the choosing runs
+# before a sanitizer is ready
 CLONES := -DBEAMLORA_CLONES
 ASSERTS := -DNDEBUG
 NO_UNDEFINED := -Wl,--no-undefined
@@ -181,7 +181,8 @@ program: $(PROGRAM)
 ## man: the man pages, from what the program says of its commands
 man: $(MAN)
 ## tests: everything that `make check` runs, without running it
-tests: $(SUITES) $(TOOLS) $(REPLAYS) $(FUZZ_SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) $(MAN)
+tests: $(SUITES) $(TOOLS) $(REPLAYS) $(FUZZ_SEEDS) $(EXAMPLES) $(WORD_PROBLEMS) $(PROGRAM) \
+    $(MAN) $(if $(filter release,$(CONFIG)),$(BENCH) $(O)/bench/docs)
 ## examples: the examples
 examples: $(EXAMPLES) $(WORD_PROBLEMS)
 
@@ -222,9 +223,9 @@ $(PROBE): $(FLAGS) test/scripts/probe-cblas.sh
 	@touch $@
 
 $(O)/obj/static/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/shared/lib/%.o: lib/%.c $(FLAGS) $(PROBE)
-	$(call compile,$(FAST) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
+	$(call compile,$(FAST) $(CLONES) $(LIB_FLAGS) $(call outside,$(CBLAS_CFLAGS)))
 $(O)/obj/static/lib/io/%.o: lib/io/%.c $(FLAGS)
 	$(call compile,$(LIB_FLAGS) $(POSIX) $(call outside,$(JANSSON_CFLAGS)))
 $(O)/obj/shared/lib/io/%.o: lib/io/%.c $(FLAGS)
@@ -374,6 +375,9 @@ run_faults = $(if $(wildcard test/faults.sh),\
     'faults=STRIDE=$(if $(filter release,$(CONFIG)),5,17) $(SH) test/faults.sh $(O)/beamlora 3')
 run_prune = $(if $(wildcard test/prune.sh),'prune=$(SH) test/prune.sh $(O)/beamlora')
 run_cli = $(if $(wildcard test/cli.sh),'cli=$(SH) test/cli.sh $(O)/beamlora')
+# for release builds alone, as results are
+run_bench = $(if $(filter release,$(CONFIG)),\
+    'bench=$(SH) test/bench.sh $(BENCH) $(O)/libbeamlora.so')
 run_docs = $(if $(wildcard README.md docs/guide.md),\
     'docs=SANITIZE="$(SANITIZE-$(CONFIG))" $(SH) test/scripts/check-docs.sh $(O)')
 
@@ -383,7 +387,7 @@ run_docs = $(if $(wildcard README.md docs/guide.md),\
 check: tests shared
 	@$(RUN_ENV) $(RUN) $(run_suites) $(run_golden) $(run_replays) \
 	    $(run_examples) $(run_data) $(run_program) $(run_folder) $(run_export) \
-	    $(run_faults) $(run_prune) $(run_cli) $(run_docs)
+	    $(run_faults) $(run_prune) $(run_cli) $(run_bench) $(run_docs)
 
 .PHONY: check-numbers
 ## check-numbers: of all tests those whose results come from the CBLAS

@@ -1,6 +1,7 @@
 /*
  * AdamW's step of a group against reading p, g, m, v and writing p, m, v of the same
- * bytes; a snapshot against copying them.
+ * bytes, and against the same after reading g once more, as a step must that changes
+ * nothing unless all of g is finite; a snapshot against copying them.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,13 @@ static void pass(void *context)
     machine_parallel_for(NULL, PARTS, pass_part, context);
 }
 
+static void pass_twice(void *context)
+{
+    const struct work *const work = context;
+    memory_read(work->g, work->count);
+    pass(context);
+}
+
 static void tick(void *context)
 {
     check(bl_group_tick(((struct work *) context)->group));
@@ -79,7 +87,7 @@ static float *buffer(bl_group *group, int32_t which, int64_t *count)
 
 static void measure(const struct setup *setup, struct report *report, const char *what,
                     const char *against, const char *name, const struct model *model,
-                    const bl_options *opt, const struct side *sides)
+                    const bl_options *opt, const struct side *sides, int count)
 {
     static struct samples samples;
     struct work work = { .group = model_group(model, model_modules(model), opt) };
@@ -94,9 +102,13 @@ static void measure(const struct setup *setup, struct report *report, const char
     } else {
         work.copy = machine_memory((size_t) work.count * sizeof *work.copy);
     }
-    pairs_run(&samples, sides, 2, &work, setup->pairs);
+    pairs_run(&samples, sides, count, &work, setup->pairs);
     report_add(report, what, against, name, 0, opt->rank,
                pairs_ratio(samples.seconds[0], samples.seconds[1], samples.pairs));
+    if (count > 2) {
+        report_add(report, what, "g twice", name, 0, opt->rank,
+                   pairs_ratio(samples.seconds[0], samples.seconds[2], samples.pairs));
+    }
     free(work.copy);
     bl_group_free(work.group);
 }
@@ -111,7 +123,8 @@ int bench_step(const struct setup *setup)
                   { "Llama-2-7B", &model_llama_7b, 16 },
                   { "Llama-2-7B", &model_llama_7b, 64 } };
     const struct side    steps[] = { { step, setup->owner, 1e-3, fill },
-                                     { pass, OWNER_HOST, 1e-3, fill } };
+                                     { pass, OWNER_HOST, 1e-3, fill },
+                                     { pass_twice, OWNER_HOST, 1e-3, fill } };
     const struct side    snapshots[] = { { tick, setup->owner, 1e-3, NULL },
                                          { copy, OWNER_HOST, 1e-3, NULL } };
     struct report *const report = report_begin("step");
@@ -122,15 +135,16 @@ int bench_step(const struct setup *setup)
         opt.rank = cases[i].rank;
         opt.parallel_for = setup->owner == OWNER_HOST ? machine_parallel_for : NULL;
         measure(setup, report, "step", "its bytes", cases[i].name, cases[i].model, &opt,
-                steps);
+                steps, 3);
         opt.method = BL_METHOD_BEAMLORA;
         opt.optimizer = BL_OPTIMIZER_HOST;
         opt.total_steps = (int64_t) 1 << 40;
         opt.history_interval = 1;
         measure(setup, report, "snapshot", "memcpy", cases[i].name, cases[i].model, &opt,
-                snapshots);
+                snapshots, 2);
     }
     report_target(report, "step", "its bytes", 0, 1.3, 0);
+    report_target(report, "step", "g twice", 0, 0, 0);
     report_target(report, "snapshot", "memcpy", 0, 0, 0);
     return report_end(report, setup->directory);
 }

@@ -39,6 +39,7 @@ class Options(ctypes.Structure):
         ("pairing", c_int32), ("transfer", c_int32),
         ("history_depth", c_int64), ("history_interval", c_int64),
         ("history_phase", c_int64), ("history_age", c_int64),
+        ("history_dtype", c_int32), ("reserved", c_int32),
         ("parallel_for", c_void_p), ("parallel_user", c_void_p),
         ("alloc", c_void_p), ("free", c_void_p), ("alloc_user", c_void_p),
         ("parameters", c_void_p), ("gradients", c_void_p), ("moments_mv", c_void_p),
@@ -82,7 +83,7 @@ def default_options():
     """bl_options_init, and a check that Options is laid out as the library has it."""
     opt = Options()
     check(options_init(opt, ctypes.sizeof(opt)))
-    layout_fits = (ctypes.sizeof(opt) == 432 and opt.size == 432 and
+    layout_fits = (ctypes.sizeof(opt) == 440 and opt.size == 440 and
                    opt.rank == 8 and opt.epsilon == 1e-8 and opt.p_start == 0.95 and
                    opt.max_prune_fraction == 0.5 and opt.history_depth == 1 and
                    opt.history_phase == -1 and opt.history_age == -1 and

@@ -146,7 +146,7 @@ typedef struct bl_plan    bl_plan;    /* what a reallocation will do */
 enum bl_dtype {
     BL_F32 = 0,
     BL_F64 = 1,
-    BL_BF16 = 2, /* reserved: not accepted by this version */
+    BL_BF16 = 2, /* history (bl_options) and files */
     BL_F16 = 3,  /* files only (beamlora_io.h) */
     BL_I64 = 4,  /* state arrays */
     BL_U8 = 5    /* state arrays */
@@ -347,6 +347,9 @@ typedef struct bl_options {
     int64_t history_interval; /* steps between two; 0 (auto): T */
     int64_t history_phase; /* t - start - phase is a multiple of it; -1 (auto): T/2 + 1 */
     int64_t history_age;   /* steps, wanted at a reallocation; -1 (auto): T/2 - 1 */
+    int32_t history_dtype; /* 0 (auto): parameter_dtype; BL_BF16, with F32 alone: half
+                              the memory, to nearest even */
+    int32_t reserved;      /* 0 */
 
     /* the host's means; NULL: the library's own */
     bl_parallel_for_fn parallel_for; /* NULL: everything on the calling thread */

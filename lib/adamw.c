@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "formulas.h"
+#include "vectors.h"
 
 struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,
                               double grad_scale)
@@ -23,9 +24,9 @@ struct bl__adamw bl__adamw_at(const bl_options *options, int64_t t, double lr,
     };
 }
 
-static void adamw_f32(const struct bl__adamw *a, int64_t count, float *restrict p,
-                      float *restrict m, float *restrict v,
-                      const float *restrict gradient)
+BL__VECTORS static void adamw_f32(const struct bl__adamw *a, int64_t count,
+                                  float *restrict p, float *restrict m, float *restrict v,
+                                  const float *restrict gradient)
 {
     const float scale = (float) a->grad_scale;
     const float beta1 = (float) a->beta1;
@@ -44,9 +45,9 @@ static void adamw_f32(const struct bl__adamw *a, int64_t count, float *restrict 
     }
 }
 
-static void adamw_f64(const struct bl__adamw *a, int64_t count, double *restrict p,
-                      double *restrict m, double *restrict v,
-                      const double *restrict gradient)
+BL__VECTORS static void adamw_f64(const struct bl__adamw *a, int64_t count,
+                                  double *restrict p, double *restrict m,
+                                  double *restrict v, const double *restrict gradient)
 {
     for (int64_t i = 0; i < count; i++) {
         const double g = gradient[i] * a->grad_scale;

@@ -42,9 +42,9 @@ int64_t bl__adapter_cost(const bl_adapter *adapter)
     return adapter->in + adapter->out + 1;
 }
 
-void bl__adapter_clear(const bl_adapter *adapter, void *buffer, int64_t from, int64_t to)
+void bl__adapter_clear(const bl_adapter *adapter, int32_t dtype, void *buffer,
+                       int64_t from, int64_t to)
 {
-    const int32_t dtype = adapter->group->dtype;
     for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
         int64_t       rows, cols;
         const int64_t offset = bl__tensor(adapter, which, &rows, &cols);

@@ -104,10 +104,11 @@ static void move_rows(const struct tensor *tensor, const bl_plan *plan, int64_t 
             memcpy(to, scratch_row(tensor, row - first), tensor->row_bytes);
         } else {
             const int64_t slot = bl__history_slot(group, plan->ages[row]);
-            memcpy(to,
-                   bl__history_at(group, tensor->buffer, slot,
-                                  tensor->offset + plan->sources[row] * tensor->cols),
-                   tensor->row_bytes);
+            bl__convert(
+                group->dtype, to, group->options.history_dtype,
+                bl__history_at(group, tensor->buffer, slot,
+                               tensor->offset + plan->sources[row] * tensor->cols),
+                tensor->cols);
         }
     }
 }
@@ -189,9 +190,9 @@ static void clear_score_moments(bl_group *group)
 
 /* ----- ranks ----- */
 
-static void copy_rank(const bl_adapter *adapter, void *buffer, int64_t to, int64_t from)
+static void copy_rank(const bl_adapter *adapter, int32_t dtype, void *buffer, int64_t to,
+                      int64_t from)
 {
-    const int32_t dtype = adapter->group->dtype;
     for (int32_t which = BL_TENSOR_A; which <= BL_TENSOR_SCORES; which++) {
         int64_t       ranks, cols;
         const int64_t offset = bl__tensor(adapter, which, &ranks, &cols);
@@ -211,11 +212,12 @@ static void move_rank(bl_adapter *adapter, int64_t to, int64_t from)
     const int64_t   first = adapter->first_rank;
     for (int32_t k = 0; k < group->buffer_count; k++) {
         if (group->buffers[k].data != NULL) {
-            copy_rank(adapter, group->buffers[k].data, to, from);
+            copy_rank(adapter, group->dtype, group->buffers[k].data, to, from);
         }
         for (int64_t i = 0; i < group->options.history_depth; i++) {
             if (group->buffers[k].history != NULL) {
-                copy_rank(adapter, bl__history_data(group, k, i), to, from);
+                copy_rank(adapter, group->options.history_dtype,
+                          bl__history_data(group, k, i), to, from);
             }
         }
     }
@@ -231,7 +233,8 @@ static void forget_past(const bl_adapter *adapter, int64_t rank)
     for (int32_t k = 0; k < group->buffer_count; k++) {
         for (int64_t i = 0; i < group->options.history_depth; i++) {
             if (group->buffers[k].history != NULL) {
-                bl__adapter_clear(adapter, bl__history_data(group, k, i), rank, rank + 1);
+                bl__adapter_clear(adapter, group->options.history_dtype,
+                                  bl__history_data(group, k, i), rank, rank + 1);
             }
         }
     }
@@ -257,7 +260,8 @@ static void resize(bl_adapter *adapter, const bl_plan *plan, int64_t first, int6
     }
     for (int32_t k = 0; k < group->buffer_count; k++) {
         if (rank < adapter->rank && group->buffers[k].data != NULL) {
-            bl__adapter_clear(adapter, group->buffers[k].data, rank, adapter->rank);
+            bl__adapter_clear(adapter, group->dtype, group->buffers[k].data, rank,
+                              adapter->rank);
         }
     }
     adapter->rank = rank;

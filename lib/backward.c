@@ -8,8 +8,8 @@
  *
  * A block is done in two rounds, each of which can be cut without two parts writing the
  * same element: D by rows; then dA and dB by columns and dX by rows, at once unless dropout
- * wants the same scratch for both. With DoRA a round by columns comes first: dY is rescaled,
- * and the magnitudes' gradient gathered (equations 13 and 14).
+ * wants the same scratch for both. With DoRA the first one rescales dY before it reads it,
+ * and gathers the magnitudes' gradient (equations 13 and 14).
  */
 #include <math.h>
 #include <string.h>
@@ -46,6 +46,26 @@ static void *gradients(const struct pass *pass, int64_t offset)
     return bl__at(group->dtype, group->buffers[BL_BUFFER_GRADIENTS].data, offset);
 }
 
+/* Rows of dY, rescaled, and what they add to a part's sums of dY * kept */
+static void rescale_rows(const struct pass *pass, int64_t part, int64_t from,
+                         int64_t rows)
+{
+    const bl_adapter *const adapter = pass->adapter;
+    const bl_tape *const    tape = pass->tape;
+    const int32_t           dtype = adapter->group->dtype;
+    const int64_t           out = adapter->out;
+    const int64_t           row = pass->row + from;
+    void *const             dots = bl__at(dtype, tape->dots, part * out);
+    if (pass->row == 0) {
+        memset(dots, 0, (size_t) out * bl__dtype_bytes(dtype));
+    }
+    bl__rescale_gradient(
+        dtype, dots, bl__at(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
+        bl__at_const(dtype, pass->dy, row * pass->lddy), pass->lddy,
+        adapter->frozen ? NULL : bl__at_const(dtype, tape->kept, row * out), out, rows,
+        out, adapter->ratio);
+}
+
 /* D * g, H * g and a part of dg, and drop(X) where dA will need it */
 static void differentiate_rows(void *context, int64_t part)
 {
@@ -58,6 +78,9 @@ static void differentiate_rows(void *context, int64_t part)
     const int64_t rows = bl__part_start(pass->rows, pass->row_parts, part + 1) - from;
     const int64_t row = pass->row + from;
     void *const   d = bl__at(dtype, tape->d, from * r);
+    if (bl__is_dora(adapter)) {
+        rescale_rows(pass, part, from, rows);
+    }
     bl__project(dtype, pass->pieces, rows, r, adapter->out, adapter->scaling,
                 bl__at_const(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
                 parameters(pass, adapter->b), adapter->out, d);
@@ -150,31 +173,6 @@ static void gather_or_pass_on(void *context, int64_t part)
     }
 }
 
-/* A panel of columns of dY, rescaled, and of the magnitudes' gradient */
-static void rescale_columns(void *context, int64_t part)
-{
-    const struct pass *const pass = context;
-    const bl_adapter *const  adapter = pass->adapter;
-    const bl_tape *const     tape = pass->tape;
-    const int32_t            dtype = adapter->group->dtype;
-    const int64_t            out = adapter->out;
-    const int64_t            from = bl__part_start(out, pass->out_parts, part);
-    const int64_t            cols = bl__part_start(out, pass->out_parts, part + 1) - from;
-    void *const              dots = bl__at(dtype, tape->dots, from);
-    memset(dots, 0, (size_t) cols * bl__dtype_bytes(dtype));
-    bl__rescale_gradient(
-        dtype, dots, bl__at(dtype, pass->grad, from), pass->ldgrad,
-        bl__at_const(dtype, pass->dy, pass->row * pass->lddy + from), pass->lddy,
-        adapter->frozen ? NULL : bl__at_const(dtype, tape->kept, pass->row * out + from),
-        out, pass->rows, cols, bl__at_const(dtype, adapter->ratio, from));
-    void *const to = gradients(pass, adapter->magnitude + from);
-    for (int64_t j = 0; j < cols && !adapter->frozen; j++) {
-        const double length = adapter->lengths[from + j];
-        const double dot = length == 0 ? 0 : bl__get(dtype, dots, j) / length;
-        bl__set(dtype, to, j, dot + (pass->beta == 0 ? 0 : bl__get(dtype, to, j)));
-    }
-}
-
 /* Into parts of so many multiplications, each sum of theirs in its own order */
 static void cut_block(struct pass *pass)
 {
@@ -213,9 +211,6 @@ static void backward_block(struct pass *pass)
     pass->grad = unproject ? tape->rescaled
                            : bl__at(group->dtype, pass->dy, pass->row * pass->lddy);
     pass->ldgrad = unproject ? adapter->out : pass->lddy;
-    if (bl__is_dora(adapter)) {
-        bl__parallel_for(group, pass->out_parts, rescale_columns, pass);
-    }
     bl__parallel_for(group, pass->row_parts, differentiate_rows, pass);
     sum_dots(pass);
     if (!dropout) {
@@ -234,6 +229,22 @@ static void backward_block(struct pass *pass)
             bl__dora_unproject(adapter, tape, rows);
         }
         bl__parallel_for(group, pass->row_parts, pass_on_rows, pass);
+    }
+}
+
+/* The magnitudes' gradient, from the sums of all parts */
+static void gather_magnitudes(const struct pass *pass, int64_t parts)
+{
+    const bl_adapter *const adapter = pass->adapter;
+    const int32_t           dtype = adapter->group->dtype;
+    void *const             to = gradients(pass, adapter->magnitude);
+    for (int64_t j = 0; j < adapter->out; j++) {
+        double dot = 0;
+        for (int64_t part = 0; part < parts; part++) {
+            dot += bl__get(dtype, pass->tape->dots, part * adapter->out + j);
+        }
+        dot = adapter->lengths[j] == 0 ? 0 : dot / adapter->lengths[j];
+        bl__set(dtype, to, j, dot + (adapter->has_gradient ? bl__get(dtype, to, j) : 0));
     }
 }
 
@@ -279,10 +290,15 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     memset(tape->dg, 0,
            (size_t) (1 + BL__MOST_PARTS) * (size_t) adapter->rank * sizeof *tape->dg);
     const int64_t block = bl__pass_block(adapter, tape);
+    int64_t       parts = 0;
     for (; pass.row < n; pass.row += pass.rows) {
         pass.rows = n - pass.row < block ? n - pass.row : block;
         backward_block(&pass);
         pass.beta = 1;
+        parts = pass.row == 0 ? pass.row_parts : parts; /* no later block has more */
+    }
+    if (bl__is_dora(adapter) && !adapter->frozen) {
+        gather_magnitudes(&pass, parts);
     }
     if (!adapter->frozen && adapter->s != adapter->magnitude) {
         const bl_group *const group = adapter->group;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "formulas.h"
+#include "vectors.h"
 
 double bl__get(int32_t dtype, const void *data, int64_t index)
 {
@@ -31,6 +32,41 @@ void *bl__at(int32_t dtype, void *data, int64_t index)
 const void *bl__at_const(int32_t dtype, const void *data, int64_t index)
 {
     return (const char *) data + (size_t) index * bl__dtype_bytes(dtype);
+}
+
+static void narrow(char *to, const char *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + (size_t) i * sizeof bits, sizeof bits);
+        const uint32_t nearest = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+        const uint32_t nan = bits >> 16 | 0x40u; /* a bit that keeps it one */
+        const uint16_t half =
+            (uint16_t) ((bits & 0x7fffffffu) > 0x7f800000u ? nan : nearest);
+        memcpy(to + (size_t) i * sizeof half, &half, sizeof half);
+    }
+}
+
+static void widen(char *to, const char *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint16_t half;
+        memcpy(&half, from + (size_t) i * sizeof half, sizeof half);
+        const uint32_t bits = (uint32_t) half << 16;
+        memcpy(to + (size_t) i * sizeof bits, &bits, sizeof bits);
+    }
+}
+
+void bl__convert(int32_t dst_dtype, void *dst, int32_t src_dtype, const void *src,
+                 int64_t count)
+{
+    if (dst_dtype == src_dtype) {
+        memcpy(dst, src, (size_t) count * bl__dtype_bytes(dst_dtype));
+    } else if (dst_dtype == BL_BF16) {
+        narrow(dst, src, count);
+    } else {
+        widen(dst, src, count);
+    }
 }
 
 void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
@@ -164,7 +200,7 @@ static int64_t bits_f64(const char *x, int64_t i)
 
 /* From four places at once, which memory answers faster than from one. */
 #define DEFINE_MOST(type, suffix)                                                        \
-    static type most_##suffix(const char *x, int64_t count)                              \
+    BL__VECTORS static type most_##suffix(const char *x, int64_t count)                  \
     {                                                                                    \
         const int64_t quarter = count / 4;                                               \
         type          a = 0, b = 0, c = 0, d = 0;                                        \

@@ -15,6 +15,10 @@ void   bl__set(int32_t dtype, void *data, int64_t index, double value);
 void       *bl__at(int32_t dtype, void *data, int64_t index);
 const void *bl__at_const(int32_t dtype, const void *data, int64_t index);
 
+/* Copy `count` elements; of two dtypes one is BL_F32 and the other BL_BF16, to nearest
+ * even. */
+void bl__convert(int32_t dst_dtype, void *dst, int32_t src_dtype, const void *src,
+                 int64_t count);
 /* dst[i, j] = src[i, j] * g[j]; dst may be src. */
 void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
                        int64_t cols, const double *g);

@@ -5,7 +5,7 @@
  * capacity ranks, of which the first r are there and the others zero.
  *
  * Memory: elements * (1 + 1 + 2), with AdaLoRA 2 more, and history_depth * elements * (1,
- * or 3 with moments).
+ * or 3 with moments), which may be of half the width.
  */
 #include <math.h>
 #include <stdio.h>
@@ -45,6 +45,13 @@ static int64_t history_buffers(const bl_options *options)
     const int moments =
         options->moments == BL_MOMENTS_COPY && options->optimizer == BL_OPTIMIZER_ADAMW;
     return moments ? 3 : 1;
+}
+
+/* All snapshots of one buffer */
+static size_t ring_bytes(const bl_options *options, int64_t elements)
+{
+    return bl__mul(bl__mul((size_t) elements, bl__dtype_bytes(options->history_dtype)),
+                   (size_t) options->history_depth);
 }
 
 /* Takes `bytes` from a block at `base`, or only counts them where that is NULL. */
@@ -233,9 +240,8 @@ static int measure(struct sizes *sizes, const bl_spec *specs, int64_t count,
     carve_group(&carver, sizes, count);
     sizes->bookkeeping = carver.used;
     sizes->buffer = bl__mul((size_t) sizes->elements, sizes->bytes);
-    sizes->history =
-        bl__mul(bl__mul(sizes->buffer, (size_t) history_buffers(&sizes->options)),
-                (size_t) sizes->options.history_depth);
+    sizes->history = bl__mul(ring_bytes(&sizes->options, sizes->elements),
+                             (size_t) history_buffers(&sizes->options));
     return 0;
 }
 
@@ -405,7 +411,7 @@ static int take_memory(bl_group *group, const struct sizes *sizes)
         buffers[BL_BUFFER_SENSITIVITY].data = got[3];
         buffers[BL_BUFFER_UNCERTAINTY].data = (char *) got[3] + sizes->buffer;
     }
-    const size_t slots = sizes->buffer * (size_t) o->history_depth;
+    const size_t slots = ring_bytes(o, sizes->elements);
     if (got[4] != NULL) {
         buffers[BL_BUFFER_PARAMETERS].history = got[4];
     }
@@ -703,9 +709,7 @@ int bl_group_attach(bl_group *group, const char *name, void *data, int32_t fresh
     struct bl__buffer *const to = &group->buffers[group->buffer_count];
     if (group->buffers[BL_BUFFER_PARAMETERS].history != NULL &&
         group->options.moments == BL_MOMENTS_COPY) {
-        const size_t bytes =
-            bl__mul(bl__mul((size_t) group->elements, bl__dtype_bytes(group->dtype)),
-                    (size_t) group->options.history_depth);
+        const size_t bytes = ring_bytes(&group->options, group->elements);
         to->history = bl__alloc(&group->allocator, bytes);
         if (to->history == NULL) {
             return bl__fail(BL_E_NOMEM, "no memory for %zu bytes", bytes);

@@ -1,38 +1,35 @@
 /*
  * The history ring: snapshots of parameters, and of moments and attached arrays where
- * those are copied. A slot is a copy of a whole buffer. Slot k mod depth holds the k-th
- * snapshot; the s within it is never used.
+ * those are copied. A slot is a copy of a whole buffer, in the history's dtype. Slot k mod
+ * depth holds the k-th snapshot; the s within it is never used.
  */
-#include <string.h>
-
 #include "internal.h"
 
-static size_t slot_bytes(const bl_group *group)
+static int64_t slot_start(const bl_group *group, int64_t slot)
 {
-    return (size_t) group->elements * bl__dtype_bytes(group->dtype);
+    return slot * group->elements;
 }
 
 const void *bl__history_at(const bl_group *group, int32_t buffer, int64_t slot,
                            int64_t offset)
 {
-    const char *const ring = group->buffers[buffer].history;
-    return bl__at_const(group->dtype, ring + (size_t) slot * slot_bytes(group), offset);
+    return bl__at_const(group->options.history_dtype, group->buffers[buffer].history,
+                        slot_start(group, slot) + offset);
 }
 
 void *bl__history_data(bl_group *group, int32_t buffer, int64_t slot)
 {
-    char *const ring = group->buffers[buffer].history;
-    return ring + (size_t) slot * slot_bytes(group);
+    return bl__at(group->options.history_dtype, group->buffers[buffer].history,
+                  slot_start(group, slot));
 }
 
 void bl__history_snapshot(bl_group *group)
 {
     const int64_t slot = group->snapshots % group->options.history_depth;
     for (int32_t i = 0; i < group->buffer_count; i++) {
-        char *const ring = group->buffers[i].history;
-        if (ring != NULL) {
-            memcpy(ring + (size_t) slot * slot_bytes(group), group->buffers[i].data,
-                   slot_bytes(group));
+        if (group->buffers[i].history != NULL) {
+            bl__convert(group->options.history_dtype, bl__history_data(group, i, slot),
+                        group->dtype, group->buffers[i].data, group->elements);
         }
     }
     group->snapshot_step[slot] = group->t;

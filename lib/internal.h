@@ -41,7 +41,7 @@ struct bl_adapter {
 
 struct bl__buffer {
     void   *data;    /* [elements]; NULL: the group has no such buffer */
-    void   *history; /* [history_depth][elements] or NULL           */
+    void   *history; /* [history_depth][elements] of history_dtype, or NULL */
     int32_t fresh;   /* bl_fresh                                    */
     char    name[BL__BUFFER_NAME_BYTES];
 };
@@ -114,8 +114,9 @@ void bl__adapter_importance(const bl_adapter *adapter, double *masked, double *g
 void bl__adapter_norms(const bl_adapter *adapter, const double *g, double *norms);
 /* Parameters of one rank, which the budget counts. */
 int64_t bl__adapter_cost(const bl_adapter *adapter);
-/* Ranks [from, to) of A, B and s in a buffer become zero. */
-void bl__adapter_clear(const bl_adapter *adapter, void *buffer, int64_t from, int64_t to);
+/* Ranks [from, to) of A, B and s in a buffer of this dtype become zero. */
+void bl__adapter_clear(const bl_adapter *adapter, int32_t dtype, void *buffer,
+                       int64_t from, int64_t to);
 /* Gradients that no backward has reached since the last step become zero. */
 void bl__group_settle_gradients(bl_group *group);
 void bl__group_forget_gradients(bl_group *group);
@@ -214,7 +215,7 @@ struct bl_tape {
     /* with DoRA, NULL where not needed */
     void *kept;     /* [max_n or block, out] y before it is rescaled           */
     void *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
-    void *dots;     /* [out] column sums of dy * kept                          */
+    void *dots;     /* [BL__MOST_PARTS, out] column sums of dy * kept          */
     void *rows;     /* [base_block, in] of W0; with dropout only               */
 };
 

@@ -11,22 +11,22 @@
 
 /* The layout is the ABI: a failure here is a new SONAME or a mistake. */
 _Static_assert(sizeof(void *) == 8, "libbeamlora is made for 64-bit platforms");
-_Static_assert(sizeof(bl_options) == 432, "bl_options");
+_Static_assert(sizeof(bl_options) == 440, "bl_options");
 _Static_assert(offsetof(bl_options, seed) == 64, "bl_options");
 _Static_assert(offsetof(bl_options, dora) == 72, "bl_options");
 _Static_assert(offsetof(bl_options, total_steps) == 136, "bl_options");
 _Static_assert(offsetof(bl_options, scope) == 192, "bl_options");
 _Static_assert(offsetof(bl_options, expand) == 240, "bl_options");
-_Static_assert(offsetof(bl_options, parallel_for) == 288, "bl_options");
-_Static_assert(offsetof(bl_options, base) == 352, "bl_options");
-_Static_assert(offsetof(bl_options, target_rank) == 376, "bl_options");
+_Static_assert(offsetof(bl_options, parallel_for) == 296, "bl_options");
+_Static_assert(offsetof(bl_options, base) == 360, "bl_options");
+_Static_assert(offsetof(bl_options, target_rank) == 384, "bl_options");
 _Static_assert(sizeof(bl_spec) == 88, "bl_spec");
 _Static_assert(offsetof(bl_spec, base) == 64, "bl_spec");
 _Static_assert(sizeof(bl_memory) == 80, "bl_memory");
 _Static_assert(sizeof(bl_view) == 40, "bl_view");
 _Static_assert(sizeof(bl_array) == BL_NAME_MAX + 32, "bl_array");
 
-static const size_t first_options_size = 432; /* of release 0.1 */
+static const size_t first_options_size = 440; /* of release 0.1 */
 static const size_t first_spec_size = 88;
 
 /* Steps beyond this would not be exact as a double. */
@@ -253,7 +253,14 @@ static int check_schedule_options(const bl_options *o)
         (rc = check_integer("history_age", o->history_age, -1, largest_step)) != 0) {
         return rc;
     }
-    return 0;
+    const int narrow = o->history_dtype == BL_BF16 && o->parameter_dtype == BL_F32;
+    if (o->history_dtype != 0 && o->history_dtype != o->parameter_dtype && !narrow) {
+        return bl__fail(BL_E_OPTIONS,
+                        "history_dtype is %d, must be 0, parameter_dtype (%d), or with "
+                        "BL_F32 also BL_BF16",
+                        (int) o->history_dtype, (int) o->parameter_dtype);
+    }
+    return check_choice("reserved", o->reserved, 0);
 }
 
 int bl__options_read(bl_options *out, const bl_options *opt)
@@ -307,6 +314,9 @@ static int moves_ranks(const bl_options *o)
 
 int bl__options_resolve(bl_options *o, int64_t largest_rank, int64_t cost, int64_t growth)
 {
+    if (o->history_dtype == 0) {
+        o->history_dtype = o->parameter_dtype;
+    }
     if (moves_ranks(o) && o->budget == 0) {
         o->budget = cost;
     }

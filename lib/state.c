@@ -140,6 +140,7 @@ static void history_array(const bl_adapter *adapter, int64_t index, bl_array *ou
     const int32_t         buffer = nth_buffer(group, index / 2 / depth, 1);
     const int64_t offset = bl__tensor(adapter, tensor, &out->shape[0], &out->shape[1]);
     out->data = bl__history_at(group, buffer, slot, offset);
+    out->dtype = group->options.history_dtype;
     const char *const suffix = group->buffers[buffer].name;
     snprintf(out->name, sizeof out->name, "%s.%s.history.%lld%s%s", adapter->name,
              tensor_names[tensor], (long long) slot, *suffix ? "." : "", suffix);
@@ -489,8 +490,8 @@ static void clear_other_ranks(bl_group *group)
         const bl_adapter *const adapter = &group->adapters[i];
         for (int32_t k = 0; k < group->buffer_count; k++) {
             if (group->buffers[k].data != NULL) {
-                bl__adapter_clear(adapter, group->buffers[k].data, adapter->rank,
-                                  adapter->capacity);
+                bl__adapter_clear(adapter, group->dtype, group->buffers[k].data,
+                                  adapter->rank, adapter->capacity);
             }
         }
     }

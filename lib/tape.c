@@ -56,7 +56,7 @@ static void lay_out_dora(struct layout *l, const bl_options *o, const bl_spec *s
     const int64_t out = spec->out_features;
     if (keep) {
         l->kept = matrix(max_n, out, bytes);
-        l->dots = matrix(1, out, bytes);
+        l->dots = matrix(BL__MOST_PARTS, out, bytes);
     }
     if (o->dropout > 0) {
         l->kept = keep ? l->kept : matrix(l->block, out, bytes);

@@ -153,7 +153,7 @@ learns pruning --expand none --fixed-count 2
 learns current --expand current --moments zero --pairing ordered --scope joint \
     --crossing pruned --select random --max-prune-fraction 0.25
 learns history --history-depth 3 --history-interval 2 --history-phase 1 --history-age 3 \
-    --moments keep --period 6 --start 6 --p-start 0.5 --p-end 0.9 --p-curve linear \
+    --history-dtype bf16 --moments keep --period 6 --start 6 --p-start 0.5 --p-end 0.9 --p-curve linear \
     --p-steps 30
 learns optimizer --beta1 0.8 --beta2 0.99 --epsilon 1e-6 --b-lr-ratio 4 --alpha 8 --seed 7
 learns large_rank --rank 64

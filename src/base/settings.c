@@ -43,6 +43,7 @@ static const char *const importances[] = { "score", "contribution", "norm", NULL
 static const char *const expands[] = { "history", "current", "fresh", "none", NULL };
 static const char *const moments[] = { "copy", "keep", "zero", NULL };
 static const char *const pairings[] = { "shuffled", "ordered", NULL };
+static const char *const history_dtypes[] = { "f32", "bf16", NULL };
 static const char *const transfers[] = { "mean", "preserve", NULL };
 
 _Static_assert(BL_PRESET_GLOBAL == 3 && BL_CURVE_COSINE == 2 && BL_SCOPE_GLOBAL == 2 &&
@@ -165,7 +166,7 @@ static const struct row rows[] = {
 };
 
 #define ROWS ((int) (sizeof rows / sizeof rows[0]))
-#define OWN 4 /* flags that are not in the table */
+#define OWN 5 /* flags that are not in the table */
 
 _Static_assert(sizeof rows / sizeof rows[0] + OWN <= SETTINGS_FLAGS,
                "SETTINGS_FLAGS is large enough");
@@ -187,16 +188,19 @@ int settings_flags(struct settings *settings, struct flag *flags, int room)
           "settings that are not given (paper, or the method's)", presets, 0, 0, 0, 0 },
         { "no-reallocation", FLAG_SWITCH, &settings->no_reallocation,
           "scores only, ranks stay what they are", NULL, 0, 0, 0, 0 },
+        { "history-dtype", FLAG_CHOICE, &settings->history_dtype,
+          "of snapshots; bf16: half the memory (f32)", history_dtypes, 0, 0, 0, 0 },
     };
     int count = 0;
 
     settings->method = METHOD_BEAMLORA;
     settings->preset = BL_PRESET_PAPER;
     settings->no_reallocation = 0;
+    settings->history_dtype = 0;
     bl_options_init(&settings->values, sizeof settings->values);
     settings->values.lr = 1e-3;
 
-    for (int i = 0; i < OWN && count < room; i++) {
+    for (int i = 0; i < OWN - 1 && count < room; i++) {
         flags[count++] = own[i];
     }
     for (int i = 0; i < ROWS && count < room; i++) {
@@ -209,6 +213,9 @@ int settings_flags(struct settings *settings, struct flag *flags, int room)
                                         .choices = row->choices,
                                         .low = row->low,
                                         .high = row->high };
+    }
+    if (count < room) {
+        flags[count++] = own[OWN - 1]; /* beside the history's others */
     }
     return count;
 }
@@ -264,7 +271,8 @@ static void tell_idle_flags(const struct settings *settings, const struct flag *
         enum reach        reach = row != NULL ? row->reach : ALL;
 
         if (flags[i].given && (flags[i].value == &settings->preset ||
-                               flags[i].value == &settings->no_reallocation)) {
+                               flags[i].value == &settings->no_reallocation ||
+                               flags[i].value == &settings->history_dtype)) {
             reach = BEAMLORA;
         }
         if (settings->starts && row != NULL && row->offset == AT(temperature)) {
@@ -319,6 +327,7 @@ int settings_apply(struct settings *settings, const struct flag *flags, int coun
     out->scaling =
         settings->method == METHOD_RSLORA ? BL_SCALING_RSLORA : BL_SCALING_STANDARD;
     out->dora = has_dora(settings);
+    out->history_dtype = settings->history_dtype == 1 ? BL_BF16 : 0;
     if (is_global(settings) && out->scope != BL_SCOPE_GLOBAL) {
         if (scope_given) {
             snprintf(error, size, "--scope %s contradicts --method %s",
@@ -383,7 +392,10 @@ void settings_resolved(const struct settings *settings, const bl_options *option
                                                              : json_null());
     }
     json_object_set_new(object, "preset", json_string(presets[settings->preset]));
+    json_object_set_new(object, "history-dtype",
+                        json_string(history_dtypes[settings->history_dtype]));
     if (!is_beamlora(settings)) {
+        json_object_set_new(object, "history-dtype", json_null());
         json_object_set_new(object, "preset", json_null());
         json_object_set_new(object, "no-reallocation", json_null());
     }

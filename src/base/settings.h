@@ -13,8 +13,9 @@ struct settings {
     int32_t    method; /* index into the method's names */
     int32_t    preset; /* bl_preset                     */
     int        no_reallocation;
-    int        starts; /* with an adapter, whose scores --temperature may be for */
-    bl_options values; /* what the flags wrote, before the preset */
+    int32_t    history_dtype; /* 1: BL_BF16 */
+    int        starts;        /* with an adapter, whose scores --temperature may be for */
+    bl_options values;        /* what the flags wrote, before the preset */
 };
 
 /* Set the defaults and write the flags for them into flags[room]; returns how many. */

@@ -40,6 +40,7 @@ static const char *const of_beamlora[] = { "preset",
                                            "history-interval",
                                            "history-phase",
                                            "history-age",
+                                           "history-dtype",
                                            NULL };
 
 static const char *const of_scores[] = { "score-lr-ratio", NULL };

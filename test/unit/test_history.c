@@ -29,8 +29,17 @@ static void write_stamps(bl_adapter *a, int64_t t)
     check_ok(bl_group_touch(bl_adapter_get_group(a)));
 }
 
+/* To 8 significant bits, halves to even, by arithmetic alone. */
+static double to_bf16(double value)
+{
+    int          exponent;
+    const double fraction = frexp(value, &exponent);
+    return ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
+
+/* `dtype` of what it comes from */
 static void check_rank(bl_adapter *a, int64_t rank, int64_t t, int64_t of,
-                       int32_t moments)
+                       int32_t moments, int32_t dtype)
 {
     static const int32_t buffers[] = { BL_BUFFER_PARAMETERS, BL_BUFFER_M, BL_BUFFER_V };
     int64_t              now = bl_group_get_step(bl_adapter_get_group(a));
@@ -42,6 +51,8 @@ static void check_rank(bl_adapter *a, int64_t rank, int64_t t, int64_t of,
                 want = stamp(now, tensor, b, rank);
             } else if (b > 0 && moments == BL_MOMENTS_ZERO) {
                 want = 0;
+            } else if (dtype == BL_BF16) {
+                want = to_bf16(want);
             }
             for (int64_t j = 0; j < v.cols; j++) {
                 check_near(get_value(v.data, v.dtype, rank * v.ld + j), want, 0);
@@ -69,9 +80,9 @@ static const struct {
 START_TEST(ring)
 {
     int64_t skipped = 0, copied = 0;
-    for (int variant = 0; variant < 6; variant++) {
-        int32_t    dtype = variant & 1 ? BL_F64 : BL_F32;
-        int32_t    moments = variant / 2;
+    for (int variant = 0; variant < 9; variant++) {
+        int32_t    dtype = variant % 3 == 1 ? BL_F64 : BL_F32;
+        int32_t    moments = variant / 3;
         bl_options opt = default_options(dtype);
         opt.rank = RANKS;
         opt.period = cases[_i].period;
@@ -80,6 +91,7 @@ START_TEST(ring)
         opt.history_interval = cases[_i].interval;
         opt.history_phase = cases[_i].phase;
         opt.history_age = cases[_i].age;
+        opt.history_dtype = variant % 3 == 2 ? BL_BF16 : 0;
         opt.moments = moments;
         opt.p_curve = BL_CURVE_CONSTANT;
         opt.p_start = 0.6;
@@ -126,14 +138,15 @@ START_TEST(ring)
                     ck_assert_int_eq(bl_plan_get_actions(plan)[k], BL_ACTION_SKIP);
                     ck_assert_int_eq(bl_plan_get_ages(plan)[k], -1);
                     if (!moved[dst]) {
-                        check_rank(a, dst, t, dst, BL_MOMENTS_COPY); /* as it was */
+                        check_rank(a, dst, t, dst, BL_MOMENTS_COPY,
+                                   dtype); /* as it was */
                     }
                     skipped++;
                     continue;
                 }
                 ck_assert_int_eq(bl_plan_get_actions(plan)[k], BL_ACTION_HISTORY);
                 ck_assert_int_eq(bl_plan_get_ages(plan)[k], t - found);
-                check_rank(a, dst, found, src, moments);
+                check_rank(a, dst, found, src, moments, worked.history_dtype);
                 s[dst] = s[src] = (before[dst] + before[src]) / 2;
                 moved[dst] = 1;
                 copied++;
@@ -180,7 +193,7 @@ START_TEST(same_step)
             ck_assert_int_eq(bl_plan_get_ages(plan)[k], 0);
             ck_assert_int_eq(bl_plan_get_actions(plan)[k], BL_ACTION_HISTORY);
             check_rank(a, bl_plan_get_pruned(plan)[k], 10 * round,
-                       bl_plan_get_sources(plan)[k], BL_MOMENTS_COPY);
+                       bl_plan_get_sources(plan)[k], BL_MOMENTS_COPY, BL_F64);
         }
     }
     bl_plan_free(plan);
@@ -212,13 +225,56 @@ START_TEST(ages_by_hand)
         rc = rc == 0 ? bl_group_apply(g, plan) : rc;
         if (age == 1 || age == 3 || age == 5) {
             ck_assert_msg(rc == 0, "age %d: %s", (int) age, bl_last_error());
-            check_rank(a, age % 8, 10 - age, 2, BL_MOMENTS_COPY);
+            check_rank(a, age % 8, 10 - age, 2, BL_MOMENTS_COPY, BL_F64);
         } else {
             ck_assert_msg(rc < 0, "age %d was accepted", (int) age);
         }
     }
     bytes_free(&state);
     bl_plan_free(plan);
+    bl_adapter_free(a);
+}
+END_TEST
+
+/* A snapshot has the nearest number of 16 bits, of two the even one; NaN stays one. */
+START_TEST(rounding)
+{
+    static const struct {
+        uint32_t from;
+        uint16_t to;
+    } numbers[] = {
+        { 0x00000000, 0x0000 }, { 0x80000000, 0x8000 }, { 0x3f800000, 0x3f80 },
+        { 0x3f807fff, 0x3f80 }, { 0x3f808000, 0x3f80 }, { 0x3f808001, 0x3f81 },
+        { 0x3f818000, 0x3f82 }, { 0xbf818000, 0xbf82 }, { 0x3fffffff, 0x4000 },
+        { 0x00000001, 0x0000 }, { 0x00008001, 0x0001 }, { 0x7f7f0000, 0x7f7f },
+        { 0x7f7fffff, 0x7f80 }, { 0xff800000, 0xff80 }, { 0x7f800001, 0x7fc0 },
+        { 0xffffffff, 0xffff },
+    };
+    enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
+    bl_options opt = default_options(BL_F32);
+    opt.optimizer = BL_OPTIMIZER_HOST;
+    opt.history_interval = 1;
+    opt.history_dtype = BL_BF16;
+    bl_adapter *a = make_adapter(NUMBERS, 3, &opt, 1);
+    bl_group   *g = bl_adapter_get_group(a);
+    bl_view     v = view_of(a, BL_TENSOR_A, BL_BUFFER_PARAMETERS);
+    for (int i = 0; i < NUMBERS; i++) {
+        memcpy((float *) v.data + i, &numbers[i].from, sizeof(float));
+    }
+    check_ok(bl_group_tick(g));
+    int found = 0;
+    for (int64_t k = 0; k < bl_group_get_state_count(g); k++) {
+        bl_array array;
+        check_ok(bl_group_get_state(g, k, &array));
+        if (strcmp(array.name, "adapter.0.A.history.0") == 0) {
+            ck_assert_int_eq(array.dtype, BL_BF16);
+            for (int i = 0; i < NUMBERS; i++) {
+                ck_assert_uint_eq(((const uint16_t *) array.data)[i], numbers[i].to);
+            }
+            found++;
+        }
+    }
+    ck_assert_int_eq(found, 1);
     bl_adapter_free(a);
 }
 END_TEST
@@ -237,6 +293,10 @@ START_TEST(memory)
         check_ok(bl_memory_query(&spec, 1, &opt, 0, &m));
         with[k] = m.history;
         ck_assert_int_ge((int64_t) m.history, 2 * 8 * (40 + 50) * 4 * (k ? 1 : 3));
+        opt.history_dtype = BL_BF16;
+        check_ok(bl_memory_query(&spec, 1, &opt, 0, &m));
+        ck_assert_uint_lt(m.history, with[k] * 51 / 100);
+        ck_assert_int_ge((int64_t) m.history, 2 * 8 * (40 + 50) * 2 * (k ? 1 : 3));
     }
     ck_assert_uint_gt(with[BL_MOMENTS_COPY], 2 * with[BL_MOMENTS_KEEP]);
     ck_assert_uint_eq(with[BL_MOMENTS_KEEP], with[BL_MOMENTS_ZERO]);
@@ -257,6 +317,7 @@ static Suite *make_suite(void)
     tcase_add_loop_test(rings, ring, 0, CASES);
     tcase_add_test(rings, same_step);
     tcase_add_test(rings, ages_by_hand);
+    tcase_add_test(rings, rounding);
     tcase_add_test(rings, memory);
     suite_add_tcase(suite, rings);
     return suite;

@@ -56,6 +56,7 @@ START_TEST(defaults)
     ck_assert_int_eq(opt.history_interval, 0);
     ck_assert_int_eq(opt.history_phase, -1);
     ck_assert_int_eq(opt.history_age, -1);
+    ck_assert_int_eq(opt.history_dtype, 0);
     ck_assert_ptr_null(opt.parameters);
     ck_assert_ptr_null(opt.parallel_user);
     ck_assert_ptr_null(opt.alloc_user);
@@ -101,6 +102,7 @@ START_TEST(presets)
     opt.fixed_count = 2;
     opt.idle = 0.5;
     opt.seed = 9;
+    opt.history_dtype = BL_BF16;
     check_ok(bl_options_preset(&opt, BL_PRESET_PUBLISHED));
     ck_assert_int_eq(opt.scope, BL_SCOPE_JOINT);
     ck_assert_int_eq(opt.crossing, BL_CROSSING_PRUNED);
@@ -114,6 +116,7 @@ START_TEST(presets)
     ck_assert_int_eq(opt.fixed_count, 2);
     check_near(opt.idle, 0.5, 0);
     ck_assert_uint_eq(opt.seed, 9);
+    ck_assert_int_eq(opt.history_dtype, BL_BF16);
 
     check_ok(bl_options_preset(&opt, BL_PRESET_TIGHTENING));
     check_near(opt.p_start, 1, 0);
@@ -304,6 +307,10 @@ START_TEST(ranges)
     BAD(temperature, nan_);
     BAD(temperature, inf);
     BAD(parameter_dtype, BL_BF16);
+    BAD(history_dtype, BL_F64); /* parameters are F32 */
+    BAD(history_dtype, BL_F16);
+    BAD(reserved, 1);
+    GOOD(history_dtype, BL_BF16);
     BAD(parameter_dtype, BL_I64);
     BAD(activation_dtype, BL_F64); /* unlike the parameters' */
     BAD(optimizer, 2);

@@ -6,7 +6,7 @@
 
 #define MODULES 3
 #define STEPS 36
-#define VARIANTS 8
+#define VARIANTS 9
 
 typedef struct run {
     bl_group *group;
@@ -50,6 +50,12 @@ static bl_options variant_options(int variant)
         opt.history_depth = 2;
         opt.history_interval = 15; /* often nothing to copy from */
         opt.history_phase = 2;
+        break;
+    case 8:
+        opt.history_dtype = BL_BF16;
+        opt.scope = BL_SCOPE_GLOBAL;
+        opt.history_depth = 2;
+        opt.history_interval = 3;
         break;
     default:
         break;
@@ -484,7 +490,7 @@ START_TEST(other_layouts)
     bl_options opt = variant_options(0);
     run        r = start_run(&opt);
     bytes      blob = save_group(r.group);
-    for (int k = 0; k < 8; k++) {
+    for (int k = 0; k < 9; k++) {
         bl_options o = variant_options(0);
         bl_spec    specs[MODULES];
         bl_group  *group = NULL;
@@ -511,6 +517,9 @@ START_TEST(other_layouts)
             break;
         case 6:
             o.parameter_dtype = o.activation_dtype = BL_F64;
+            break;
+        case 7:
+            o.history_dtype = BL_BF16;
             break;
         default:
             count = 2;
