@@ -50,7 +50,7 @@ static int query(bl_memory *out, const bl_group *group, int64_t n, char *error,
         specs[i].name = bl_adapter_get_name(adapter);
         specs[i].in_features = bl_adapter_get_in(adapter);
         specs[i].out_features = bl_adapter_get_out(adapter);
-        specs[i].rank = bl_adapter_get_rank(adapter);
+        specs[i].rank = bl_adapter_get_capacity(adapter);
         specs[i].base = group; /* DoRA's, which a query only wants to be there */
     }
     out->size = sizeof *out;
@@ -74,7 +74,7 @@ static double kept_bytes(const bl_group *group, int64_t n)
         const bl_adapter *adapter = bl_group_get_adapter(group, i);
 
         sum += (double) n * sizeof(float) *
-               (double) (bl_adapter_get_rank(adapter) +
+               (double) (bl_adapter_get_capacity(adapter) +
                          (options.dora ? bl_adapter_get_out(adapter) : 0));
     }
     return sum;
