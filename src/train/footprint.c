@@ -50,7 +50,8 @@ static int query(bl_memory *out, const bl_group *group, int64_t n, char *error,
         specs[i].name = bl_adapter_get_name(adapter);
         specs[i].in_features = bl_adapter_get_in(adapter);
         specs[i].out_features = bl_adapter_get_out(adapter);
-        specs[i].rank = bl_adapter_get_capacity(adapter);
+        specs[i].rank = bl_adapter_get_rank(adapter);
+        specs[i].capacity = bl_adapter_get_capacity(adapter);
         specs[i].base = group; /* DoRA's, which a query only wants to be there */
     }
     out->size = sizeof *out;
