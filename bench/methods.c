@@ -39,6 +39,12 @@ static void train_method(void *context)
     train(&((struct contest *) context)->sides[0]);
 }
 
+/* The step alone, which with DoRA is the lengths of rows */
+static void step_method(void *context)
+{
+    check(bl_step(((struct contest *) context)->sides[0].adapter, 1e-4, 1));
+}
+
 static void train_lora(void *context)
 {
     train(&((struct contest *) context)->sides[1]);
@@ -70,10 +76,11 @@ static bl_options plain(const struct setup *setup)
     return opt;
 }
 
-static struct ratio compare(const struct setup *setup, struct contest *contest)
+static struct ratio compare(const struct setup *setup, struct contest *contest,
+                            void (*method)(void *))
 {
     static struct samples samples;
-    const struct side     sides[] = { { train_method, setup->owner, 0, NULL },
+    const struct side     sides[] = { { method, setup->owner, 0, NULL },
                                       { train_lora, setup->owner, 0, NULL } };
     pairs_run(&samples, sides, 2, contest, setup->pairs);
     return pairs_ratio(samples.seconds[0], samples.seconds[1], samples.pairs);
@@ -93,7 +100,9 @@ int bench_methods(const struct setup *setup)
     start(&contest.sides[0], layer, &opt, 1);
     start(&contest.sides[1], layer, &lora, 1);
     report_add(report, "DoRA's step", "LoRA", "4096x4096", ROWS, RANK,
-               compare(setup, &contest));
+               compare(setup, &contest, train_method));
+    report_add(report, "DoRA's lengths", "LoRA", "4096x4096", ROWS, RANK,
+               compare(setup, &contest, step_method));
     end(&contest);
     /* a period to a sample; one rank of sixteen is moved at its end */
     opt = lora;
@@ -104,7 +113,7 @@ int bench_methods(const struct setup *setup)
     start(&contest.sides[0], layer, &opt, PERIOD);
     start(&contest.sides[1], layer, &lora, PERIOD);
     report_add(report, "BeamLoRA's steps", "LoRA", "4096x4096", ROWS, RANK,
-               compare(setup, &contest));
+               compare(setup, &contest, train_method));
     end(&contest);
     report_target(report, "DoRA's step", "LoRA", 0, 1.6, 0);
     report_target(report, "BeamLoRA's steps", "LoRA", 0, 1.02, 0);

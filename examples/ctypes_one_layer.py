@@ -39,7 +39,6 @@ class Options(ctypes.Structure):
         ("pairing", c_int32), ("transfer", c_int32),
         ("history_depth", c_int64), ("history_interval", c_int64),
         ("history_phase", c_int64), ("history_age", c_int64),
-        ("history_dtype", c_int32), ("reserved", c_int32),
         ("parallel_for", c_void_p), ("parallel_user", c_void_p),
         ("alloc", c_void_p), ("free", c_void_p), ("alloc_user", c_void_p),
         ("parameters", c_void_p), ("gradients", c_void_p), ("moments_mv", c_void_p),
@@ -47,6 +46,7 @@ class Options(ctypes.Structure):
         ("target_rank", c_int64), ("tinit", c_int64), ("tfinal", c_int64),
         ("delta_t", c_int64), ("sensitivity_beta", c_double),
         ("uncertainty_beta", c_double), ("orth_reg_weight", c_double),
+        ("history_dtype", c_int32), ("reserved", c_int32),
     ]
 
 

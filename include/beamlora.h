@@ -347,9 +347,6 @@ typedef struct bl_options {
     int64_t history_interval; /* steps between two; 0 (auto): T */
     int64_t history_phase; /* t - start - phase is a multiple of it; -1 (auto): T/2 + 1 */
     int64_t history_age;   /* steps, wanted at a reallocation; -1 (auto): T/2 - 1 */
-    int32_t history_dtype; /* 0 (auto): parameter_dtype; BL_BF16, with F32 alone: half
-                              the memory, to nearest even */
-    int32_t reserved;      /* 0 */
 
     /* the host's means; NULL: the library's own */
     bl_parallel_for_fn parallel_for; /* NULL: everything on the calling thread */
@@ -375,6 +372,11 @@ typedef struct bl_options {
     double  sensitivity_beta; /* in (0, 1), PEFT's beta1; default 0.85 */
     double  uncertainty_beta; /* in (0, 1), PEFT's beta2; default 0.85 */
     double  orth_reg_weight;  /* >= 0, of the penalty (bl_group_add_penalty); 0.5 */
+
+    /* of the snapshots in the history ring */
+    int32_t history_dtype; /* 0 (auto): parameter_dtype; BL_BF16, with F32 alone: half
+                              the memory, to nearest even */
+    int32_t reserved;      /* 0 */
 } bl_options;
 
 /**
