@@ -1,12 +1,13 @@
 /*
  * What a method costs over plain LoRA, by whole training steps of one layer: DoRA, and
- * BeamLoRA with a snapshot and a reallocation in every period.
+ * BeamLoRA with a snapshot and a reallocation in every period; and what room for more ranks
+ * costs.
  */
 #include <stdlib.h>
 
 #include "bench.h"
 
-enum { IN = 4096, OUT = 4096, ROWS = 2048, RANK = 16, PERIOD = 10 };
+enum { IN = 4096, OUT = 4096, ROWS = 2048, RANK = 16, PERIOD = 10, FEW = 4 };
 
 struct training {
     struct layer *layer; /* shared */
@@ -115,8 +116,19 @@ int bench_methods(const struct setup *setup)
     report_add(report, "BeamLoRA's steps", "LoRA", "4096x4096", ROWS, RANK,
                compare(setup, &contest, train_method));
     end(&contest);
+    /* what a module has room for costs memory, not time */
+    opt = lora;
+    opt.rank = FEW;
+    opt.capacity = 64;
+    start(&contest.sides[0], layer, &opt, 1);
+    opt.capacity = FEW;
+    start(&contest.sides[1], layer, &opt, 1);
+    report_add(report, "rank 4 in room for 64", "rank 4", "4096x4096", ROWS, FEW,
+               compare(setup, &contest, train_method));
+    end(&contest);
     report_target(report, "DoRA's step", "LoRA", 0, 1.6, 0);
     report_target(report, "BeamLoRA's steps", "LoRA", 0, 1.02, 0);
+    report_target(report, "rank 4 in room for 64", "rank 4", 0, 1.1, 0);
     free(base);
     layer_free(layer);
     return report_end(report, setup->directory);
