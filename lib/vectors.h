@@ -8,8 +8,9 @@
 
 #include <limits.h> /* __GLIBC__ */
 
+/* Not with clang: clones of its version 14 are not found by other files. */
 #if defined(BEAMLORA_CLONES) && defined(__x86_64__) && defined(__GLIBC__) &&             \
-    defined(__has_attribute)
+    defined(__has_attribute) && !defined(__clang__)
 #if __has_attribute(target_clones)
 #define BL__VECTORS __attribute__((target_clones("default", "avx2", "avx512f")))
 #endif

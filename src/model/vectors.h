@@ -6,8 +6,9 @@
 
 /* The same loop for every width of vectors, one of which is taken when the program starts.
  * No sum depends on the width: what is added up is so in LANES sums, and nothing is fused. */
+/* Not with clang: clones of its version 14 are not found by other files. */
 #if defined(BEAMLORA_CLONES) && defined(__x86_64__) && defined(__GLIBC__) &&             \
-    defined(__has_attribute)
+    defined(__has_attribute) && !defined(__clang__)
 #if __has_attribute(target_clones)
 #define VECTORS __attribute__((target_clones("default", "avx2", "avx512f")))
 #endif
