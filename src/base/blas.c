@@ -48,6 +48,15 @@ void blas_choose_kernels(char **argv)
 #endif
 }
 
+int blas_packs(void)
+{
+#if defined(__GNUC__)
+    return openblas_set_num_threads != NULL || bli_thread_set_num_threads != NULL;
+#else
+    return 1;
+#endif
+}
+
 void blas_leave_cores(void)
 {
 #if defined(__GNUC__)

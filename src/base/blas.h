@@ -13,4 +13,8 @@ void blas_choose_kernels(char **argv);
 /* From now on one thread: the program's own threads call it. */
 void blas_leave_cores(void);
 
+/* Whether the BLAS copies operands into memory of its own, as those in several threads do
+ * and the reference BLAS does not. */
+int blas_packs(void);
+
 #endif

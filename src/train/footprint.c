@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/blas.h"
 #include "base/memory.h"
 #include "base/threads.h"
 
@@ -107,7 +108,10 @@ int footprint_measure(struct footprint *out, const struct llama *model,
             f.evaluation += (double) memory.tapes - kept_bytes(adapters->group, n);
         }
     }
-    f.program = PROGRAM_BYTES + THREAD_BYTES * (double) threads_count(model->threads);
+    f.program = PROGRAM_BYTES;
+    if (blas_packs()) {
+        f.program += THREAD_BYTES * (double) threads_count(model->threads);
+    }
     *out = f;
     return 0;
 }
