@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/blas.h"
 #include "base/program.h"
 #include "bench.h"
 
@@ -175,6 +176,7 @@ int main(int argc, char **argv)
                   .help = "for compare: this build's libbeamlora.so" },
     };
     const int count = (int) (sizeof flags / sizeof flags[0]);
+    blas_choose_kernels(argv);
     machine_begin(argv);
     const int code = parse_arguments(argc - 1, argv + 1, &line, flags, count);
     if (code != 0) {

@@ -20,7 +20,6 @@ struct pass {
     bl_adapter        *adapter;
     bl_tape           *tape;
     struct bl__dropout dropout;
-    int                pieces;    /* see product.c */
     int64_t            row, rows; /* the block */
     int64_t            row_parts, in_parts, out_parts, column_parts;
     double             beta; /* 0: the first block since a step overwrites dA and dB */
@@ -81,7 +80,7 @@ static void differentiate_rows(void *context, int64_t part)
     if (bl__is_dora(adapter)) {
         rescale_rows(pass, part, from, rows);
     }
-    bl__project(dtype, pass->pieces, rows, r, adapter->out, adapter->scaling,
+    bl__project(dtype, adapter->group->pieces, rows, r, adapter->out, adapter->scaling,
                 bl__at_const(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
                 parameters(pass, adapter->b), adapter->out, d);
     if (!adapter->frozen) {
@@ -108,7 +107,7 @@ static void gather_columns(void *context, int64_t part)
         const int64_t out = adapter->out;
         const int64_t from = bl__part_start(out, pass->out_parts, part);
         const int64_t cols = bl__part_start(out, pass->out_parts, part + 1) - from;
-        bl__gather(dtype, pass->pieces, pass->rows, r, cols, adapter->scaling,
+        bl__gather(dtype, adapter->group->pieces, pass->rows, r, cols, adapter->scaling,
                    pass->tape->hg, bl__at_const(dtype, pass->grad, from), pass->ldgrad,
                    pass->beta, gradients(pass, adapter->b + from), out);
         return;
@@ -120,7 +119,7 @@ static void gather_columns(void *context, int64_t part)
     const int   dropout = pass->dropout.q > 0;
     const void *x = dropout ? bl__at_const(dtype, pass->tape->dropped, from)
                             : bl__at_const(dtype, pass->x, pass->row * pass->ldx + from);
-    bl__gather(dtype, pass->pieces, pass->rows, r, cols, 1, pass->tape->d, x,
+    bl__gather(dtype, adapter->group->pieces, pass->rows, r, cols, 1, pass->tape->d, x,
                dropout ? in : pass->ldx, pass->beta, gradients(pass, adapter->a + from),
                in);
 }
@@ -138,12 +137,12 @@ static void pass_on_rows(void *context, int64_t part)
     void *const       dx = bl__at(dtype, pass->dx, row * pass->lddx);
     if (pass->dropout.q > 0) {
         void *const dropped = bl__at(dtype, pass->tape->dropped, from * in);
-        bl__spread(dtype, pass->pieces, rows, adapter->rank, in, 1, d,
+        bl__spread(dtype, adapter->group->pieces, rows, adapter->rank, in, 1, d,
                    parameters(pass, adapter->a), in, bl__is_dora(adapter) ? 1 : 0,
                    dropped, in);
         bl__dropout(dtype, &pass->dropout, row, rows, in, dx, pass->lddx, dropped, in, 1);
     } else {
-        bl__spread(dtype, pass->pieces, rows, adapter->rank, in, 1, d,
+        bl__spread(dtype, adapter->group->pieces, rows, adapter->rank, in, 1, d,
                    parameters(pass, adapter->a), in, 1, dx, pass->lddx);
     }
 }
@@ -156,8 +155,8 @@ static void pass_on_columns(const struct pass *pass, int64_t part)
     const int64_t           in = adapter->in;
     const int64_t           from = bl__part_start(in, pass->in_parts, part);
     const int64_t           cols = bl__part_start(in, pass->in_parts, part + 1) - from;
-    bl__spread(dtype, pass->pieces, pass->rows, adapter->rank, cols, 1, pass->tape->d,
-               parameters(pass, adapter->a + from), in, 1,
+    bl__spread(dtype, adapter->group->pieces, pass->rows, adapter->rank, cols, 1,
+               pass->tape->d, parameters(pass, adapter->a + from), in, 1,
                bl__at(dtype, pass->dx, pass->row * pass->lddx + from), pass->lddx);
 }
 
@@ -274,7 +273,6 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     struct pass pass = {
         .adapter = adapter,
         .tape = tape,
-        .pieces = bl__owns_cores(adapter->group),
         .dropout = bl__tape_dropout(adapter, tape->key),
         .beta = adapter->has_gradient ? 1 : 0,
         .dx = dx,

@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 #include <limits.h>
+#include <string.h>
 
 #include <cblas.h>
 
@@ -15,6 +16,24 @@
 #ifdef CBLAS_INT
 _Static_assert(sizeof(CBLAS_INT) == sizeof(int), "libbeamlora needs a 32-bit CBLAS");
 #endif
+
+#if defined(__GNUC__) && defined(__ELF__)
+extern char *openblas_get_corename(void) __attribute__((weak));
+#define KERNELS (openblas_get_corename == NULL ? "" : openblas_get_corename())
+#else
+#define KERNELS ""
+#endif
+
+int bl__gemm_has_small(void)
+{
+    static const char *const names[] = { "SkylakeX", "Cooperlake", "SapphireRapids" };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(KERNELS, names[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
 
 size_t bl__dtype_bytes(int32_t dtype)
 {

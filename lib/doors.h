@@ -70,4 +70,8 @@ void bl__gemm(int32_t dtype, int transpose_a, int transpose_b, int64_t m, int64_
               int64_t k, double alpha, const void *a, int64_t lda, const void *b,
               int64_t ldb, double beta, void *c, int64_t ldc);
 
+/* Whether the CBLAS is known to do products of few rows, up to a million multiplications,
+ * without copying their operands first. */
+int bl__gemm_has_small(void);
+
 #endif

@@ -95,7 +95,7 @@ static void measure_rows(void *context, int64_t part)
         scratch->rows == NULL ? NULL : bl__at(dtype, scratch->rows, from * in), &ld);
     void *const       q = bl__at(dtype, scratch->products, from * r);
     const void *const b = parameters(adapter, adapter->b + first);
-    bl__project(dtype, bl__owns_cores(group), rows, r, in, 1, w, ld, scratch->a, in, q);
+    bl__project(dtype, group->pieces, rows, r, in, 1, w, ld, scratch->a, in, q);
     bl__gemm(dtype, 1, 0, rows, r, r, adapter->scaling / 2, b, out, scratch->gram, r, 1,
              q, r);
     for (int64_t i = 0; i < rows; i++) {

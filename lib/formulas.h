@@ -46,19 +46,22 @@ void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first
 
 /* ----- product.c: activations [rows, cols] and a thin factor f [r, cols] ----- */
 
-/* `pieces`: as products that a BLAS does on one thread without copying their operands.
- *     project:  h [rows, r] = alpha x f^T
+/* Whether products are made of pieces; small: which the BLAS is known to do without copying
+ * their operands. */
+enum bl__pieces { BL__WHOLE, BL__PIECES, BL__SMALL_PIECES };
+
+/*     project:  h [rows, r] = alpha x f^T
  *     spread:   y = alpha h f + beta y
  *     gather:   f = alpha h^T x + beta f */
-void bl__project(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                 double alpha, const void *x, int64_t ldx, const void *f, int64_t ldf,
-                 void *h);
-void bl__spread(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                double alpha, const void *h, const void *f, int64_t ldf, double beta,
-                void *y, int64_t ldy);
-void bl__gather(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                double alpha, const void *h, const void *x, int64_t ldx, double beta,
-                void *f, int64_t ldf);
+void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                 int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
+                 int64_t ldf, void *h);
+void bl__spread(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                int64_t cols, double alpha, const void *h, const void *f, int64_t ldf,
+                double beta, void *y, int64_t ldy);
+void bl__gather(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                int64_t cols, double alpha, const void *h, const void *x, int64_t ldx,
+                double beta, void *f, int64_t ldf);
 
 /* ----- rescale.c ----- */
 

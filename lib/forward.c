@@ -20,7 +20,6 @@ struct pass {
     int64_t     ldy;
     const void *x;
     int64_t     ldx;
-    int         pieces;        /* see product.c            */
     int         dora, project; /* project: DoRA on drop(x) */
 };
 
@@ -68,7 +67,7 @@ static void forward_rows(void *context, int64_t part)
     void *const h = bl__at(dtype, tape->h, (tape->keep ? row : from) * r);
     void *const hg = bl__at(dtype, tape->hg, from * r);
     void *const y = bl__at(dtype, pass->y, row * pass->ldy);
-    bl__project(dtype, pass->pieces, rows, r, adapter->in, 1, x, ldx,
+    bl__project(dtype, adapter->group->pieces, rows, r, adapter->in, 1, x, ldx,
                 bl__at_const(dtype, p, adapter->a), adapter->in, h);
     bl__scale_columns(dtype, hg, h, rows, r, tape->g);
     if (pass->out_parts > 0) {
@@ -78,7 +77,7 @@ static void forward_rows(void *context, int64_t part)
     void *const sum =
         pass->project ? bl__at(dtype, tape->rescaled, from * adapter->out) : y;
     const int64_t ldsum = pass->project ? adapter->out : pass->ldy;
-    bl__spread(dtype, pass->pieces, rows, r, adapter->out, adapter->scaling, hg,
+    bl__spread(dtype, adapter->group->pieces, rows, r, adapter->out, adapter->scaling, hg,
                bl__at_const(dtype, p, adapter->b), adapter->out, pass->project ? 0 : 1,
                sum, ldsum);
     if (pass->project) {
@@ -99,8 +98,9 @@ static void spread_columns(void *context, int64_t part)
     const void *const        p = adapter->group->buffers[BL_BUFFER_PARAMETERS].data;
     const int64_t            from = bl__part_start(adapter->out, pass->out_parts, part);
     const int64_t cols = bl__part_start(adapter->out, pass->out_parts, part + 1) - from;
-    bl__spread(dtype, pass->pieces, pass->rows, adapter->rank, cols, adapter->scaling,
-               pass->tape->hg, bl__at_const(dtype, p, adapter->b + from), adapter->out, 1,
+    bl__spread(dtype, adapter->group->pieces, pass->rows, adapter->rank, cols,
+               adapter->scaling, pass->tape->hg,
+               bl__at_const(dtype, p, adapter->b + from), adapter->out, 1,
                bl__at(dtype, pass->y, pass->row * pass->ldy + from), pass->ldy);
 }
 
@@ -148,7 +148,6 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
         .ldy = ldy,
         .x = x,
         .ldx = ldx,
-        .pieces = bl__owns_cores(adapter->group),
         .dora = bl__is_dora(adapter),
     };
     pass.project = pass.dora && pass.dropout.q > 0;

@@ -446,6 +446,9 @@ int bl_group_create(bl_group **out, const bl_spec *specs, int64_t count,
     group->elements = sizes.elements;
     group->ranks = sizes.ranks;
     group->dtype = o->parameter_dtype;
+    group->pieces = o->parallel_for == NULL ? BL__WHOLE
+                    : bl__gemm_has_small()  ? BL__SMALL_PIECES
+                                            : BL__PIECES;
     place_adapters(group, specs);
     rc = take_memory(group, &sizes);
     if (rc != 0) {

@@ -56,6 +56,7 @@ struct bl_group {
     struct bl__buffer    buffers[BL__BUFFERS];
     int32_t              buffer_count;
     int32_t              dtype;
+    enum bl__pieces      pieces; /* of products */
     int64_t              t;
     uint64_t             version;     /* of the parameters: tapes are compared with it */
     int64_t              snapshots;   /* taken so far */

@@ -2,10 +2,10 @@
  * The three products of a pass: activations [rows, cols] with a thin factor f [r, cols].
  * A BLAS is made for products that are long in all three directions: it copies its operands
  * first, which here, where each element is used r times, takes as long as the product.
- * OpenBLAS leaves that out for products of up to a million multiplications, and uses one
- * thread for them. So where the host owns the cores a product of low rank is made of such
- * pieces, in shapes whose rows stay in the first cache; others, and all of them where the
- * BLAS owns the cores, are one call (docs/performance.md).
+ * OpenBLAS has kernels for some processors that leave that out for products of up to a
+ * million multiplications, and uses one thread for all of these. So where the host owns the
+ * cores a product is made of such pieces, in shapes whose rows stay in the first cache; where
+ * the BLAS owns the cores it is one call (docs/performance.md).
  */
 #include "formulas.h"
 
@@ -26,16 +26,25 @@ static int64_t fit(int64_t multiplications, int64_t others, int64_t unit, int64_
     return least(units < 1 ? unit : units * unit, most);
 }
 
-void bl__project(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                 double alpha, const void *x, int64_t ldx, const void *f, int64_t ldf,
-                 void *h)
+/* Whether a product is better in pieces than whole: up to rank `most`, or `most_small` where
+ * the BLAS does not copy small operands. */
+static int cut(enum bl__pieces pieces, int64_t rows, int64_t r, int64_t most,
+               int64_t most_small)
 {
-    const int     cut = pieces && (r <= 16 || rows <= few_rows);
+    const int64_t rank = pieces == BL__SMALL_PIECES ? most_small : most;
+    return pieces != BL__WHOLE && (r <= rank || rows <= few_rows);
+}
+
+void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                 int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
+                 int64_t ldf, void *h)
+{
+    const int     is_cut = cut(pieces, rows, r, 16, 64);
     const int64_t most = fit(1200, r, r < 128 ? 8 : 1, 128); /* OpenBLAS: elements of h */
-    const int64_t row_step = cut ? least(most, rows) : rows;
-    const int64_t col_step = cut ? fit(piece, row_step * r, 64, cols) : cols;
-    for (int64_t i = 0; i < rows; i += row_step) {
-        for (int64_t j = 0; j < cols; j += col_step) {
+    const int64_t row_step = is_cut ? least(most, rows) : rows;
+    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
+    for (int64_t j = 0; j < cols; j += col_step) {
+        for (int64_t i = 0; i < rows; i += row_step) {
             bl__gemm(dtype, 0, 1, least(row_step, rows - i), r, least(col_step, cols - j),
                      alpha, bl__at_const(dtype, x, i * ldx + j), ldx,
                      bl__at_const(dtype, f, j), ldf, j > 0 ? 1 : 0,
@@ -44,14 +53,14 @@ void bl__project(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t col
     }
 }
 
-void bl__spread(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                double alpha, const void *h, const void *f, int64_t ldf, double beta,
-                void *y, int64_t ldy)
+void bl__spread(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                int64_t cols, double alpha, const void *h, const void *f, int64_t ldf,
+                double beta, void *y, int64_t ldy)
 {
-    const int cut = pieces && (r <= 12 || rows <= few_rows);
+    const int is_cut = cut(pieces, rows, r, 12, 12);
     /* few rows: where ldy is a power of two they share lines of the cache */
-    const int64_t row_step = cut ? fit(piece / 8, cols * r, 8, rows) : rows;
-    const int64_t col_step = cut ? fit(piece, row_step * r, 64, cols) : cols;
+    const int64_t row_step = is_cut ? fit(piece / 8, cols * r, 8, rows) : rows;
+    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
     for (int64_t i = 0; i < rows; i += row_step) {
         for (int64_t j = 0; j < cols; j += col_step) {
             bl__gemm(dtype, 0, 0, least(row_step, rows - i), least(col_step, cols - j), r,
@@ -61,15 +70,15 @@ void bl__spread(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols
     }
 }
 
-void bl__gather(int32_t dtype, int pieces, int64_t rows, int64_t r, int64_t cols,
-                double alpha, const void *h, const void *x, int64_t ldx, double beta,
-                void *f, int64_t ldf)
+void bl__gather(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                int64_t cols, double alpha, const void *h, const void *x, int64_t ldx,
+                double beta, void *f, int64_t ldf)
 {
-    const int     cut = pieces && (r <= 32 || rows <= few_rows);
-    const int64_t row_step = cut ? fit(piece / 2, cols * r, 32, rows) : rows;
-    const int64_t col_step = cut ? fit(piece, row_step * r, 64, cols) : cols;
-    for (int64_t j = 0; j < cols; j += col_step) {
-        for (int64_t i = 0; i < rows; i += row_step) {
+    const int     is_cut = cut(pieces, rows, r, 32, 64);
+    const int64_t row_step = is_cut ? fit(piece / 2, cols * r, 32, rows) : rows;
+    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
+    for (int64_t i = 0; i < rows; i += row_step) {
+        for (int64_t j = 0; j < cols; j += col_step) {
             bl__gemm(dtype, 1, 0, r, least(col_step, cols - j), least(row_step, rows - i),
                      alpha, bl__at_const(dtype, h, i * r), r,
                      bl__at_const(dtype, x, i * ldx + j), ldx, i > 0 ? 1 : beta,
