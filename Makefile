@@ -333,8 +333,8 @@ $(EXAMPLES): $(O)/examples/%: $(O)/obj/examples/%.o $(IO_SO) $(LIB_SO)
 $(BENCH): $(BENCH_SRC:%.c=$(O)/obj/%.o) $(SRC_A) $(IO_A) $(LIB_A)
 	$(call link_static,,-ldl)
 
-$(O)/bench/docs: $(O)/obj/bench/docs/docs.o
-	$(call link,,$(JANSSON_LIBS))
+$(O)/bench/docs: $(O)/obj/bench/docs/docs.o $(O)/obj/bench/picture.o $(SRC_A)
+	$(call link,,$(JANSSON_LIBS) -lm)
 
 # the generator of the shipped model's data: libc only
 $(WORD_PROBLEMS): $(O)/obj/examples/word_problems/word_problems.o
@@ -438,9 +438,10 @@ bench-quick: $(BENCH)
 bench-compare: $(BENCH) $(LIB_SO)
 	+@MAKE='$(MAKE)' BUILD='$(BUILD)' $(SH) bench/compare.sh '$(BASE)' $(BENCH_FLAGS)
 
-## bench-docs: docs/performance.md from the results in bench/results
+## bench-docs: docs/performance.md and its pictures from the results in bench/results
 bench-docs: $(O)/bench/docs
-	$(Q)$(O)/bench/docs bench/results bench/docs/performance.md.in > $(O)/bench/performance.md
+	$(Q)$(O)/bench/docs bench/results bench/docs/performance.md.in docs \
+	    > $(O)/bench/performance.md
 	$(Q)cp $(O)/bench/performance.md docs/performance.md
 
 again = +@$(MAKE) --no-print-directory

@@ -83,8 +83,19 @@ void report_number(struct report *report, const char *name, double value);
  * over rows with n >= least_n; 0: none. */
 void report_target(struct report *report, const char *what, const char *against,
                    int64_t least_n, double mean, double worst);
-/* Print the tables, write DIRECTORY/SUBJECT.json, free. 0, or 1 with a line. */
+/* Print the tables, write DIRECTORY/SUBJECT.json and, where there is one and gnuplot draws
+ * it, SUBJECT.png; free. 0, or 1 with a line. */
 int report_end(struct report *report, const char *directory);
+
+/* ----- picture.c: what SUBJECT.json has, drawn ----- */
+
+int picture_has(const json_t *results);
+/* Of results that picture_has: draw DIRECTORY/SUBJECT.png, which path [path_size] gets, too.
+ * 0, or -1 with a line. */
+int picture_draw(const json_t *results, const char *directory, char *path,
+                 size_t path_size, char *error, size_t size);
+/* The machine of results, as a line. */
+void picture_machine(const json_t *results, char *line, size_t size);
 
 /* ----- options, main.c ----- */
 

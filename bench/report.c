@@ -137,6 +137,19 @@ void report_target(struct report *report, const char *what, const char *against,
                                     "worst_wanted", worst));
 }
 
+/* A picture is for the eye alone: without gnuplot no number is lost. One of older results
+ * must not stay beside the new. */
+static void draw(const json_t *results, const char *directory)
+{
+    char path[4096], error[512];
+    if (picture_draw(results, directory, path, sizeof path, error, sizeof error) == 0) {
+        printf("  picture: %s\n", path);
+    } else {
+        printf("  no picture: %s\n", error);
+        remove(path);
+    }
+}
+
 int report_end(struct report *report, const char *directory)
 {
     char    path[512];
@@ -150,6 +163,8 @@ int report_end(struct report *report, const char *directory)
         json_dump_file(all, path, JSON_INDENT(1) | JSON_REAL_PRECISION(5)) != 0) {
         fprintf(stderr, "bench: %s: %s\n", path, strerror(errno));
         result = 1;
+    } else if (picture_has(all)) {
+        draw(all, directory);
     }
     json_decref(all);
     free(report);

@@ -1,7 +1,8 @@
 #!/bin/sh
 # usage: bench.sh BENCH LIBRARY
 # The benchmarks run: two subjects on a tiny layer, results that can be read, and a page
-# docs/performance.md that is what bench/results say. No time is judged.
+# docs/performance.md that is what bench/results say; with gnuplot pictures of both. No time
+# is judged.
 # shellcheck source=test/lib.sh
 . "$(dirname "$0")/lib.sh"
 library=$2
@@ -29,9 +30,34 @@ is "no such subject" [ "$status" = 2 ]
 run compare $tiny --library "$work/none.so" --base "$library"
 is "no such library" [ "$status" != 0 ]
 
-"$(dirname "$program")/docs" "$here/../bench/results" "$here/../bench/docs/performance.md.in" \
-    > "$work/out" 2> "$work/err"
+# page PICTURES...: docs/performance.md, made anew in $work/page
+page() {
+    "$(dirname "$program")/docs" "$here/../bench/results" \
+        "$here/../bench/docs/performance.md.in" "$@" > "$work/page" 2> "$work/err"
+}
+is "a page" page
 is "docs/performance.md is made from bench/results" \
-    cmp -s "$work/out" "$here/../docs/performance.md"
+    cmp -s "$work/page" "$here/../docs/performance.md"
+for picture in $(sed -n 's/^!\[.*](\(.*\))$/\1/p' "$work/page"); do
+    is "docs/$picture" [ -s "$here/../docs/$picture" ]
+done
+
+if command -v gnuplot > /dev/null; then
+    is "no picture of compare" [ "$(echo "$work/results"/*.png)" = "$work/results/passes.png" ]
+    mkdir "$work/pictures"
+    is "a page with pictures" page "$work/pictures"
+    for picture in results/passes pictures/passes pictures/growth; do
+        is "$picture.png" [ "$(head -c 4 "$work/$picture.png" | tail -c 3)" = PNG ]
+    done
+else
+    echo "bench: no gnuplot, skipped"
+fi
+
+mkdir "$work/empty"
+status=0
+PATH=$work/empty "$program" passes $tiny > "$work/out" 2> "$work/err" || status=$?
+is "without gnuplot: status $status" [ "$status" = 0 ]
+is "without gnuplot: it says so" grep -q '^  no picture: gnuplot is not' "$work/out"
+is "without gnuplot: no old picture" [ ! -e "$work/results/passes.png" ]
 
 summary bench

@@ -1,13 +1,14 @@
 /*
  * Writes docs/performance.md: a template, with lines `@table SUBJECT WHAT`, `@targets
- * SUBJECT`, `@curves SUBJECT` and `@machine SUBJECT` replaced by what SUBJECT.json has.
+ * SUBJECT`, `@curves SUBJECT`, `@machine SUBJECT` and `@picture SUBJECT TEXT` replaced by
+ * what SUBJECT.json has. Pictures are drawn where a directory for them is given.
  *
- *     docs RESULTS TEMPLATE > performance.md
+ *     docs RESULTS TEMPLATE [PICTURES] > performance.md
  */
 #include <stdio.h>
 #include <string.h>
 
-#include <jansson.h>
+#include "bench.h"
 
 static json_t *read_results(const char *directory, const char *subject)
 {
@@ -110,13 +111,31 @@ static void write_curves(const json_t *results)
 
 static void write_machine(const json_t *results)
 {
-    const json_t *const machine = json_object_get(results, "machine");
-    printf("%s, %.0f threads; %s; libbeamlora %s.\n", text(machine, "processor"),
-           number(machine, "threads"), text(machine, "cblas"), text(machine, "library"));
+    char line[512];
+    picture_machine(results, line, sizeof line);
+    printf("%s.\n", line);
 }
 
 /* 0, or 1 with a line. */
-static int write_directive(const char *directory, char *line)
+static int write_picture(const json_t *results, const char *words, const char *pictures)
+{
+    const char *const subject = text(results, "subject");
+    char              path[1024], error[512];
+    if (!picture_has(results)) {
+        fprintf(stderr, "docs: %s has no picture\n", subject);
+        return 1;
+    }
+    if (pictures != NULL &&
+        picture_draw(results, pictures, path, sizeof path, error, sizeof error) != 0) {
+        fprintf(stderr, "docs: %s\n", error);
+        return 1;
+    }
+    printf("![%s](%s.png)\n", words, subject);
+    return 0;
+}
+
+/* 0, or 1 with a line. */
+static int write_directive(const char *directory, char *line, const char *pictures)
 {
     char *const subject = strchr(line, ' ') == NULL ? NULL : strchr(line, ' ') + 1;
     if (subject == NULL) {
@@ -140,6 +159,8 @@ static int write_directive(const char *directory, char *line)
         write_curves(results);
     } else if (strncmp(line, "@machine ", 9) == 0) {
         write_machine(results);
+    } else if (strncmp(line, "@picture ", 9) == 0) {
+        result = write_picture(results, end == NULL ? "" : end + 1, pictures);
     } else {
         fprintf(stderr, "docs: what is %s?\n", line);
         result = 1;
@@ -152,15 +173,15 @@ int main(int argc, char **argv)
 {
     char line[512];
     int  result = 0;
-    FILE *const template = argc == 3 ? fopen(argv[2], "r") : NULL;
+    FILE *const template = argc == 3 || argc == 4 ? fopen(argv[2], "r") : NULL;
     if (template == NULL) {
-        fputs("docs RESULTS TEMPLATE > performance.md\n", stderr);
+        fputs("docs RESULTS TEMPLATE [PICTURES] > performance.md\n", stderr);
         return 2;
     }
     while (result == 0 && fgets(line, sizeof line, template) != NULL) {
         if (line[0] == '@') {
             line[strcspn(line, "\n")] = '\0';
-            result = write_directive(argv[1], line);
+            result = write_directive(argv[1], line, argv[3]);
         } else {
             fputs(line, stdout);
         }
