@@ -132,7 +132,7 @@ static void add_layer(const struct setup *setup, struct curve *curve, int64_t n,
     opt.rank = rank;
     opt.parallel_for = setup->owner == OWNER_HOST ? machine_parallel_for : NULL;
     check(bl_adapter_create(&p.adapter, 4096, 4096, &opt));
-    check(bl_tape_create(&p.tape, p.adapter, n, 1));
+    check(bl_tape_create(&p.tape, p.adapter, n, BL_KEEP_ALL));
     check(bl_memory_query(&spec, 1, &opt, n, &memory));
     pairs_run(&samples, &side, 1, &p, 11);
     add(curve, x, pairs_median(samples.seconds[0], samples.pairs), (double) memory.total);

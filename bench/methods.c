@@ -56,7 +56,14 @@ static void start(struct training *t, struct layer *layer, const bl_options *opt
 {
     *t = (struct training){ .layer = layer, .steps = steps };
     check(bl_adapter_create(&t->adapter, IN, OUT, opt));
-    check(bl_tape_create(&t->tape, t->adapter, layer->n, 1));
+    check(bl_tape_create(&t->tape, t->adapter, layer->n, BL_KEEP_ALL));
+}
+
+/* From here on y stays where it is until the backward. */
+static void leave_y(struct training *t)
+{
+    bl_tape_free(t->tape);
+    check(bl_tape_create(&t->tape, t->adapter, t->layer->n, BL_KEEP_BUT_Y));
 }
 
 static void end(struct contest *contest)
@@ -102,6 +109,9 @@ int bench_methods(const struct setup *setup)
     start(&contest.sides[1], layer, &lora, 1);
     report_add(report, "DoRA's step", "LoRA", "4096x4096", ROWS, RANK,
                compare(setup, &contest, train_method));
+    leave_y(&contest.sides[0]);
+    report_add(report, "DoRA's step, y left", "LoRA", "4096x4096", ROWS, RANK,
+               compare(setup, &contest, train_method));
     report_add(report, "DoRA's lengths", "LoRA", "4096x4096", ROWS, RANK,
                compare(setup, &contest, step_method));
     end(&contest);
@@ -127,6 +137,7 @@ int bench_methods(const struct setup *setup)
                compare(setup, &contest, train_method));
     end(&contest);
     report_target(report, "DoRA's step", "LoRA", 0, 1.6, 0);
+    report_target(report, "DoRA's step, y left", "LoRA", 0, 1.6, 0);
     report_target(report, "BeamLoRA's steps", "LoRA", 0, 1.02, 0);
     report_target(report, "rank 4 in room for 64", "rank 4", 0, 1.1, 0);
     free(base);

@@ -114,7 +114,7 @@ static void measure(const struct setup *setup, struct report *report, double *be
     opt.reallocation = 0;
     opt.parallel_for = o == OWNER_HOST ? machine_parallel_for : NULL;
     check(bl_adapter_create(&pass.adapter, shape->in, shape->out, &opt));
-    check(bl_tape_create(&pass.tape, pass.adapter, n, 1));
+    check(bl_tape_create(&pass.tape, pass.adapter, n, BL_KEEP_ALL));
     pairs_run(&samples, sides, 7, &pass, setup->pairs);
     report_passes(report, pass.layer, &samples);
     const double rate =

@@ -87,7 +87,7 @@ int main(void)
     opt.alpha = 2 * RANK;
     opt.total_steps = STEPS;
     check(bl_adapter_create(&adapter, IN, OUT, &opt));
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
 
     for (step = 0; step < STEPS; step++) {
         for (i = 0; i < N * OUT; i++) {

@@ -199,7 +199,8 @@ int main(void)
     bl_tape *tape[LAYERS];
 
     for (int l = 0; l < LAYERS; l++) {
-        check(bl_tape_create(&tape[l], bl_group_get_adapter(group, l), BATCH, 1));
+        check(
+            bl_tape_create(&tape[l], bl_group_get_adapter(group, l), BATCH, BL_KEEP_ALL));
     }
 
     double first = 0, last = 0; /* means over a tenth of the steps */

@@ -122,7 +122,7 @@ int main(void)
     bl_tape    *tape;
     double      first = 0, loss = 0;
 
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
     for (int step = 0; step < STEPS; step++) {
         loss = gather_gradients(adapter, tape);
         sgd_step(group, momentum, 0.02f);

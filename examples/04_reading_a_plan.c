@@ -95,7 +95,7 @@ int main(void)
     check(bl_group_create(&group, spec, LAYERS, &opt));
     check(bl_plan_create(&plan, group));
     for (int l = 0; l < LAYERS; l++) {
-        check(bl_tape_create(&tape[l], bl_group_get_adapter(group, l), N, 1));
+        check(bl_tape_create(&tape[l], bl_group_get_adapter(group, l), N, BL_KEEP_ALL));
     }
 
     int64_t moved = 0;

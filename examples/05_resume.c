@@ -51,7 +51,7 @@ static void train(bl_group *group, int64_t until)
     bl_adapter *adapter = bl_group_get_adapter(group, 0);
     bl_tape    *tape;
 
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
     while (bl_group_get_step(group) < until) {
         memset(y, 0, sizeof y);
         check(bl_forward(adapter, tape, N, y, WIDTH, x, WIDTH, bl_group_get_step(group)));

@@ -81,7 +81,7 @@ static int64_t train(int threads, float **result)
     opt.parallel_for = parallel_for;
     opt.parallel_user = &threads; /* must live as long as the group */
     check(bl_adapter_create(&adapter, WIDTH, WIDTH, &opt));
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
     for (int step = 0; step < STEPS; step++) {
         memset(y, 0, sizeof y);
         memset(dx, 0, sizeof dx);

@@ -90,7 +90,7 @@ int main(void)
     opt.alpha = 2 * RANK;
     opt.total_steps = STEPS;
     check(bl_adapter_create(&adapter, IN, OUT, &opt));
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
     train(adapter, tape);
 
     static float adapted[N * OUT], merged[N * OUT], folded[OUT * IN];

@@ -63,7 +63,7 @@ static bl_group *train(void)
     check(bl_options_init(&opt, sizeof opt));
     opt.total_steps = STEPS;
     check(bl_group_create(&group, &spec, 1, &opt));
-    check(bl_tape_create(&tape, bl_group_get_adapter(group, 0), N, 1));
+    check(bl_tape_create(&tape, bl_group_get_adapter(group, 0), N, BL_KEEP_ALL));
     for (int step = 0; step < STEPS; step++) {
         run(group, tape, y);
         for (int i = 0; i < N * OUT; i++) {
@@ -157,9 +157,9 @@ int main(void)
     static float before[N * OUT], after[N * OUT];
     double       difference = 0, size = 0;
 
-    /* keep = 0: to compute only */
-    check(bl_tape_create(&tape[0], bl_group_get_adapter(trained, 0), N, 0));
-    check(bl_tape_create(&tape[1], bl_group_get_adapter(loaded, 0), N, 0));
+    /* to compute only */
+    check(bl_tape_create(&tape[0], bl_group_get_adapter(trained, 0), N, BL_KEEP_NOTHING));
+    check(bl_tape_create(&tape[1], bl_group_get_adapter(loaded, 0), N, BL_KEEP_NOTHING));
     run(trained, tape[0], before);
     run(loaded, tape[1], after);
     for (int i = 0; i < N * OUT; i++) {

@@ -106,7 +106,7 @@ int main(void)
     opt.rank = RANK;
     opt.reallocation = 0; /* scores only */
     check(bl_adapter_create(&adapter, IN, OUT, &opt));
-    check(bl_tape_create(&tape, adapter, N, 1));
+    check(bl_tape_create(&tape, adapter, N, BL_KEEP_ALL));
 
     double first = evaluate(adapter, tape);
 

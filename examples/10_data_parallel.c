@@ -69,7 +69,7 @@ static int64_t create(struct replica *replica)
     check(bl_group_create(&replica->group, spec, LAYERS, &opt));
     for (int l = 0; l < LAYERS; l++) {
         check(bl_tape_create(&replica->tape[l], bl_group_get_adapter(replica->group, l),
-                             N, 1));
+                             N, BL_KEEP_ALL));
     }
     return memory.elements;
 }

@@ -426,7 +426,7 @@ typedef struct bl_memory {
     size_t  averages;    /* AdaLoRA's sensitivity and uncertainty */
     size_t  history;     /* the whole ring */
     size_t  bookkeeping; /* handles, names, scratch */
-    size_t  tapes;       /* one tape with keep = 1 and max_n = n for each adapter */
+    size_t  tapes;       /* one with BL_KEEP_ALL and max_n = n for each adapter */
     size_t  total;
 } bl_memory;
 
@@ -556,13 +556,24 @@ BL_API int bl_group_touch(bl_group *group);
 
 #define BL_NO_DROPOUT ((int64_t) -1)
 
+/** What a tape keeps of a forward. */
+enum bl_keep {
+    BL_KEEP_NOTHING = 0, /* inference only: no memory that grows with n */
+    BL_KEEP_ALL = 1,     /* what a backward needs */
+    BL_KEEP_BUT_Y = 2    /* the same without y, which dora wants again: n * out elements
+                          * less. The y of bl_forward stays as that call left it, where it
+                          * is, until the backward, which reads it; a magnitude that is 0
+                          * gets no gradient. As BL_KEEP_ALL without dora or where the
+                          * group has dropout. */
+};
+
 /**
  * Make a tape for one adapter: what a forward leaves for its backward, and scratch.
  * An adapter may have any number: micro-batches, shared weights, checkpointing,
  * inference on several threads.
  *
  *   max_n   rows of the largest forward, 0 or more
- *   keep    1: for a backward; 0: inference only, needs no memory that grows with n
+ *   keep    bl_keep
  *
  * A tape may not outlive its adapter. Since 0.1.
  */
@@ -610,7 +621,7 @@ BL_API int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void 
  *   x      [n, in]  read, as given to the forward
  *
  * Gradients add up over calls until the next step, in the order of the calls.
- * Returns 0; BL_E_STATE when the tape holds no forward, was made with keep = 0, or
+ * Returns 0; BL_E_STATE when the tape holds no forward, was made with BL_KEEP_NOTHING, or
  * when parameters have changed since; BL_E_SHAPE. Since 0.1.
  */
 BL_API int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx,

@@ -55,14 +55,16 @@ static void rescale_rows(const struct pass *pass, int64_t part, int64_t from,
     const int64_t           out = adapter->out;
     const int64_t           row = pass->row + from;
     void *const             dots = bl__at(dtype, tape->dots, part * out);
+    const void *const       kept = tape->kept == NULL ? tape->y : tape->kept;
+    const int64_t           ldkept = tape->kept == NULL ? tape->ldy : out;
     if (pass->row == 0) {
         memset(dots, 0, (size_t) out * bl__dtype_bytes(dtype));
     }
-    bl__rescale_gradient(
-        dtype, dots, bl__at(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
-        bl__at_const(dtype, pass->dy, row * pass->lddy), pass->lddy,
-        adapter->frozen ? NULL : bl__at_const(dtype, tape->kept, row * out), out, rows,
-        out, adapter->ratio);
+    bl__rescale_gradient(dtype, dots, bl__at(dtype, pass->grad, from * pass->ldgrad),
+                         pass->ldgrad, bl__at_const(dtype, pass->dy, row * pass->lddy),
+                         pass->lddy,
+                         adapter->frozen ? NULL : bl__at_const(dtype, kept, row * ldkept),
+                         ldkept, rows, out, adapter->ratio);
 }
 
 /* D * g, H * g and a part of dg, and drop(X) where dA will need it */
@@ -242,7 +244,11 @@ static void gather_magnitudes(const struct pass *pass, int64_t parts)
         for (int64_t part = 0; part < parts; part++) {
             dot += bl__get(dtype, pass->tape->dots, part * adapter->out + j);
         }
-        dot = adapter->lengths[j] == 0 ? 0 : dot / adapter->lengths[j];
+        /* of y as it was before it was rescaled, or of what the host still has of it */
+        const double factor =
+            pass->tape->kept == NULL ? bl__get(dtype, adapter->ratio, j) : 1;
+        const double length = adapter->lengths[j] * factor;
+        dot = length == 0 ? 0 : dot / length;
         bl__set(dtype, to, j, dot + (adapter->has_gradient ? bl__get(dtype, to, j) : 0));
     }
 }
@@ -259,7 +265,7 @@ int bl_backward(bl_adapter *adapter, bl_tape *tape, int64_t n, void *dx, int64_t
     }
     if (!tape->keep || !tape->filled) {
         return bl__fail(BL_E_STATE, "%s",
-                        !tape->keep ? "the tape was made with keep 0, for inference only"
+                        !tape->keep ? "the tape was made with BL_KEEP_NOTHING"
                                     : "the tape holds no forward");
     }
     if (n != tape->n) {

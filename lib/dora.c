@@ -95,27 +95,29 @@ static void measure_rows(void *context, int64_t part)
         scratch->rows == NULL ? NULL : bl__at(dtype, scratch->rows, from * in), &ld);
     void *const       q = bl__at(dtype, scratch->products, from * r);
     const void *const b = parameters(adapter, adapter->b + first);
-    bl__project(dtype, group->pieces, rows, r, in, 1, w, ld, scratch->a, in, q);
+    double *const     dots = adapter->lengths + first;
+    bl__multiply(dtype, group->pieces, rows, r, in, w, ld, scratch->a, q);
     bl__gemm(dtype, 1, 0, rows, r, r, adapter->scaling / 2, b, out, scratch->gram, r, 1,
              q, r);
+    bl__row_dots(dtype, dots, q, b, out, rows, r);
     for (int64_t i = 0; i < rows; i++) {
-        double dot = 0;
-        for (int64_t k = 0; k < r; k++) {
-            dot += bl__get(dtype, q, i * r + k) * bl__get(dtype, b, k * out + i);
-        }
         const double square =
-            adapter->base_squares[first + i] + 2 * adapter->scaling * dot;
+            adapter->base_squares[first + i] + 2 * adapter->scaling * dots[i];
         /* below 0 by rounding alone, and a NaN stays one */
         adapter->lengths[first + i] = square < 0 ? 0 : sqrt(square);
     }
 }
 
+/* Over all rows of W0: at once where they are in memory, or so many as there is scratch
+ * for. */
 static void for_blocks(bl_adapter *adapter, bl_task_fn task)
 {
     const bl_group *const group = adapter->group;
-    const int64_t         most = bl__block_rows(
-                adapter->in * (int64_t) bl__dtype_bytes(group->dtype), adapter->out);
-    struct block block = { .adapter = adapter };
+    const int64_t row_bytes = adapter->in * (int64_t) bl__dtype_bytes(group->dtype);
+    const int64_t most = adapter->base_rows == NULL
+                             ? adapter->out
+                             : bl__block_rows(row_bytes, adapter->out);
+    struct block  block = { .adapter = adapter };
     for (; block.row < adapter->out; block.row += block.rows) {
         block.rows = adapter->out - block.row < most ? adapter->out - block.row : most;
         block.parts = bl__row_parts(adapter, block.rows,
@@ -150,9 +152,8 @@ static void refresh(bl_adapter *adapter)
         return;
     }
     bl__adapter_importance(adapter, scratch->g, NULL);
-    bl__scale_rows(dtype, scratch->a, a, r, in, scratch->g);
-    bl__gemm(dtype, 0, 1, r, r, in, 1, scratch->a, in, scratch->a, in, 0, scratch->gram,
-             r);
+    bl__transpose(dtype, scratch->a, a, r, in, scratch->g);
+    bl__gemm(dtype, 1, 0, r, r, in, 1, scratch->a, r, scratch->a, r, 0, scratch->gram, r);
     for_blocks(adapter, measure_rows);
     divide(adapter);
 }

@@ -91,24 +91,57 @@ void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
     }
 }
 
-void bl__scale_rows(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
-                    const double *g)
+/* Columns of a matrix with long rows are taken so many at a time: a line of the cache. */
+enum { PANEL = 16 };
+
+#define DEFINE_COLUMN_PASSES(type, suffix)                                               \
+    static void transpose_##suffix(type *dst, const type *src, int64_t rows,             \
+                                   int64_t cols, const double *g)                        \
+    {                                                                                    \
+        for (int64_t from = 0; from < cols; from += PANEL) {                             \
+            const int64_t to = cols - from < PANEL ? cols : from + PANEL;                \
+            for (int64_t i = 0; i < rows; i++) {                                         \
+                for (int64_t j = from; j < to; j++) {                                    \
+                    dst[j * rows + i] = src[i * cols + j] * (type) g[i];                 \
+                }                                                                        \
+            }                                                                            \
+        }                                                                                \
+    }                                                                                    \
+    static void row_dots_##suffix(double *dots, const type *a, const type *b,            \
+                                  int64_t ldb, int64_t rows, int64_t cols)               \
+    {                                                                                    \
+        for (int64_t from = 0; from < rows; from += PANEL) {                             \
+            const int64_t to = rows - from < PANEL ? rows : from + PANEL;                \
+            for (int64_t j = 0; j < cols; j++) {                                         \
+                for (int64_t i = from; i < to; i++) {                                    \
+                    const double term =                                                  \
+                        (double) a[i * cols + j] * (double) b[j * ldb + i];              \
+                    dots[i] = j == 0 ? term : dots[i] + term;                            \
+                }                                                                        \
+            }                                                                            \
+        }                                                                                \
+    }
+
+DEFINE_COLUMN_PASSES(float, f32)
+DEFINE_COLUMN_PASSES(double, f64)
+
+void bl__transpose(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
+                   const double *g)
 {
-    for (int64_t i = 0; i < rows; i++) {
-        if (dtype == BL_F32) {
-            float *const       to = (float *) dst + i * cols;
-            const float *const from = (const float *) src + i * cols;
-            const float        factor = (float) g[i];
-            for (int64_t j = 0; j < cols; j++) {
-                to[j] = from[j] * factor;
-            }
-        } else {
-            double *const       to = (double *) dst + i * cols;
-            const double *const from = (const double *) src + i * cols;
-            for (int64_t j = 0; j < cols; j++) {
-                to[j] = from[j] * g[i];
-            }
-        }
+    if (dtype == BL_F32) {
+        transpose_f32(dst, src, rows, cols, g);
+    } else {
+        transpose_f64(dst, src, rows, cols, g);
+    }
+}
+
+void bl__row_dots(int32_t dtype, double *dots, const void *a, const void *b, int64_t ldb,
+                  int64_t rows, int64_t cols)
+{
+    if (dtype == BL_F32) {
+        row_dots_f32(dots, a, b, ldb, rows, cols);
+    } else {
+        row_dots_f64(dots, a, b, ldb, rows, cols);
     }
 }
 

@@ -22,9 +22,12 @@ void bl__convert(int32_t dst_dtype, void *dst, int32_t src_dtype, const void *sr
 /* dst[i, j] = src[i, j] * g[j]; dst may be src. */
 void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
                        int64_t cols, const double *g);
-/* dst[i, j] = src[i, j] * g[i] */
-void bl__scale_rows(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
-                    const double *g);
+/* dst [cols, rows] = (diag(g) src)^T */
+void bl__transpose(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
+                   const double *g);
+/* dots[i] = sum over j of a[i, j] * b[j, i] */
+void bl__row_dots(int32_t dtype, double *dots, const void *a, const void *b, int64_t ldb,
+                  int64_t rows, int64_t cols);
 /* sums[j] += sum over i of a[i, j] * b[i, j] */
 void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
                          int64_t rows, int64_t cols);
@@ -50,9 +53,12 @@ void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first
  * their operands. */
 enum bl__pieces { BL__WHOLE, BL__PIECES, BL__SMALL_PIECES };
 
-/*     project:  h [rows, r] = alpha x f^T
+/*     multiply: h [rows, r] = x t, t [cols, r]
+ *     project:  h [rows, r] = alpha x f^T
  *     spread:   y = alpha h f + beta y
  *     gather:   f = alpha h^T x + beta f */
+void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                  int64_t cols, const void *x, int64_t ldx, const void *t, void *h);
 void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
                  int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
                  int64_t ldf, void *h);

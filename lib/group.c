@@ -140,7 +140,9 @@ static int64_t larger(int64_t a, int64_t b)
 static void measure_dora(struct sizes *sizes, const bl_spec *spec)
 {
     const int64_t row_bytes = spec->in_features * (int64_t) sizes->bytes;
-    const int64_t block = bl__block_rows(row_bytes, spec->out_features);
+    const int64_t block = spec->base_rows == NULL
+                              ? spec->out_features
+                              : bl__block_rows(row_bytes, spec->out_features);
     sizes->rows += spec->out_features;
     sizes->elements += segment(spec->out_features, sizes->bytes);
     sizes->length_a = larger(sizes->length_a, spec->capacity * spec->in_features);

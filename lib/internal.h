@@ -72,7 +72,7 @@ struct bl_group {
     uint8_t             *scratch_ranks;  /* [ranks] */
     struct bl__lengths_scratch {
         void   *rows;      /* [block, in] of W0; NULL: all of them are in memory */
-        void   *a;         /* [rank, in] diag(g) A */
+        void   *a;         /* [in, rank] (diag(g) A)^T                          */
         void   *products;  /* [block, rank]                                     */
         void   *gram;      /* [rank, rank]                                      */
         double *g;         /* [rank]                                            */
@@ -214,10 +214,12 @@ struct bl_tape {
     void                *dropped;    /* [block, in] drop(x); NULL without dropout */
 
     /* with DoRA, NULL where not needed */
-    void *kept;     /* [max_n or block, out] y before it is rescaled           */
-    void *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
-    void *dots;     /* [BL__MOST_PARTS, out] column sums of dy * kept          */
-    void *rows;     /* [base_block, in] of W0; with dropout only               */
+    void       *kept; /* [max_n or block, out] y before it is rescaled           */
+    const void *y;    /* the host's, rescaled, with BL_KEEP_BUT_Y                */
+    int64_t     ldy;
+    void       *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
+    void       *dots;     /* [BL__MOST_PARTS, out] column sums of dy * kept          */
+    void       *rows;     /* [base_block, in] of W0; with dropout only               */
 };
 
 /* Bytes that bl_tape_create takes for an adapter of this spec; SIZE_MAX: more than there

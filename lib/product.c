@@ -35,6 +35,22 @@ static int cut(enum bl__pieces pieces, int64_t rows, int64_t r, int64_t most,
     return pieces != BL__WHOLE && (r <= rank || rows <= few_rows);
 }
 
+void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                  int64_t cols, const void *x, int64_t ldx, const void *t, void *h)
+{
+    const int     is_cut = cut(pieces, rows, r, 0, 64);
+    const int64_t row_step = is_cut ? least(24, rows) : rows;
+    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
+    for (int64_t i = 0; i < rows; i += row_step) {
+        for (int64_t j = 0; j < cols; j += col_step) {
+            bl__gemm(dtype, 0, 0, least(row_step, rows - i), r, least(col_step, cols - j),
+                     1, bl__at_const(dtype, x, i * ldx + j), ldx,
+                     bl__at_const(dtype, t, j * r), r, j > 0 ? 1 : 0,
+                     bl__at(dtype, h, i * r), r);
+        }
+    }
+}
+
 void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
                  int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
                  int64_t ldf, void *h)

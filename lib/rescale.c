@@ -5,40 +5,32 @@
 #include <string.h>
 
 #include "formulas.h"
+#include "vectors.h"
 
-/* The same loop for both dtypes; pointers step from row to row. */
+/* The same loops for both dtypes, a row each */
 #define DEFINE_PASSES(type, suffix)                                                      \
-    static void rescale_##suffix(type *restrict kept, type *restrict y, int64_t cols,    \
-                                 const type *restrict ratio)                             \
+    BL__VECTORS static void rescale_##suffix(type *restrict y, int64_t cols,             \
+                                             const type *restrict ratio)                 \
     {                                                                                    \
         for (int64_t j = 0; j < cols; j++) {                                             \
-            const type t = y[j];                                                         \
-            if (kept != NULL) {                                                          \
-                kept[j] = t;                                                             \
-            }                                                                            \
-            y[j] = ratio[j] * t;                                                         \
+            y[j] *= ratio[j];                                                            \
         }                                                                                \
     }                                                                                    \
-    static void combine_##suffix(type *restrict y, type *restrict u,                     \
-                                 const type *restrict l, int64_t cols,                   \
-                                 const type *restrict ratio)                             \
+    BL__VECTORS static void combine_##suffix(type *restrict y, type *restrict u,         \
+                                             const type *restrict l, int64_t cols,       \
+                                             const type *restrict ratio)                 \
     {                                                                                    \
         for (int64_t j = 0; j < cols; j++) {                                             \
             y[j] += (ratio[j] - 1) * u[j] + ratio[j] * l[j];                             \
             u[j] += l[j];                                                                \
         }                                                                                \
     }                                                                                    \
-    static void add_dots_##suffix(type *restrict dots, const type *restrict dy,          \
-                                  const type *restrict kept, int64_t cols)               \
+    BL__VECTORS static void add_dots_##suffix(type *restrict dots, type *restrict dy,    \
+                                              const type *restrict kept, int64_t cols,   \
+                                              const type *restrict ratio)                \
     {                                                                                    \
         for (int64_t j = 0; j < cols; j++) {                                             \
             dots[j] += dy[j] * kept[j];                                                  \
-        }                                                                                \
-    }                                                                                    \
-    static void multiply_##suffix(type *restrict dy, int64_t cols,                       \
-                                  const type *restrict ratio)                            \
-    {                                                                                    \
-        for (int64_t j = 0; j < cols; j++) {                                             \
             dy[j] *= ratio[j];                                                           \
         }                                                                                \
     }                                                                                    \
@@ -57,12 +49,15 @@ void bl__rescale(int32_t dtype, void *kept, void *y, int64_t ldy, int64_t rows,
                  int64_t cols, const void *ratio)
 {
     for (int64_t i = 0; i < rows; i++) {
-        void *const k = kept == NULL ? NULL : bl__at(dtype, kept, i * cols);
         void *const to = bl__at(dtype, y, i * ldy);
+        if (kept != NULL) {
+            memcpy(bl__at(dtype, kept, i * cols), to,
+                   (size_t) cols * bl__dtype_bytes(dtype));
+        }
         if (dtype == BL_F32) {
-            rescale_f32(k, to, cols, ratio);
+            rescale_f32(to, cols, ratio);
         } else {
-            rescale_f64(k, to, cols, ratio);
+            rescale_f64(to, cols, ratio);
         }
     }
 }
@@ -93,16 +88,14 @@ void bl__rescale_gradient(int32_t dtype, void *dots, void *to, int64_t ldto,
         if (scaled != from) {
             memcpy(scaled, from, (size_t) cols * bl__dtype_bytes(dtype));
         }
-        if (dtype == BL_F32) {
-            if (k != NULL) {
-                add_dots_f32(dots, scaled, k, cols);
-            }
-            multiply_f32(scaled, cols, ratio);
+        if (dtype == BL_F32 && k != NULL) {
+            add_dots_f32(dots, scaled, k, cols, ratio);
+        } else if (dtype == BL_F32) {
+            rescale_f32(scaled, cols, ratio);
+        } else if (k != NULL) {
+            add_dots_f64(dots, scaled, k, cols, ratio);
         } else {
-            if (k != NULL) {
-                add_dots_f64(dots, scaled, k, cols);
-            }
-            multiply_f64(scaled, cols, ratio);
+            rescale_f64(scaled, cols, ratio);
         }
     }
 }

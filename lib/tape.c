@@ -2,9 +2,10 @@
  * Tapes: what a forward leaves for its backward, and scratch for a block of rows. Also
  * what forward and backward share: argument checks and how their work is cut.
  *
- * Memory: max_n * r with keep, and block * (2 r + r, + in with dropout). With DoRA also
- * max_n * out with keep: the output before it is rescaled, which the magnitudes' gradient
- * needs, and which only the base's whole product would give again.
+ * Memory: max_n * r for a backward, and block * (2 r + r, + in with dropout). With DoRA also
+ * max_n * out: the output before it is rescaled, which the magnitudes' gradient needs, and
+ * which only the base's whole product would give again, unless the host leaves the output
+ * where it is.
  */
 #include <limits.h>
 #include <string.h>
@@ -54,8 +55,10 @@ static void lay_out_dora(struct layout *l, const bl_options *o, const bl_spec *s
     const size_t  bytes = bl__dtype_bytes(o->activation_dtype);
     const int64_t in = spec->in_features;
     const int64_t out = spec->out_features;
-    if (keep) {
+    if (keep == BL_KEEP_ALL) {
         l->kept = matrix(max_n, out, bytes);
+    }
+    if (keep) {
         l->dots = matrix(BL__MOST_PARTS, out, bytes);
     }
     if (o->dropout > 0) {
@@ -93,7 +96,8 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
         l.dropped = matrix(block, in, bytes);
     }
     if (o->dora) {
-        lay_out_dora(&l, o, spec, max_n, keep);
+        lay_out_dora(&l, o, spec, max_n,
+                     keep == BL_KEEP_BUT_Y && o->dropout > 0 ? BL_KEEP_ALL : keep);
     }
     const size_t parts[] = { l.handle, l.ranks,      l.ranks,      l.dots_g,
                              l.h,      l.block_rank, l.block_rank, l.dropped,
@@ -127,8 +131,8 @@ int bl_tape_create(bl_tape **out, const bl_adapter *adapter, int64_t max_n, int3
         return bl__fail(BL_E_RANGE, "max_n is %lld, must be in [0, %d]",
                         (long long) max_n, INT_MAX);
     }
-    if (keep != 0 && keep != 1) {
-        return bl__fail(BL_E_RANGE, "keep is %d, must be 0 or 1", (int) keep);
+    if (keep < BL_KEEP_NOTHING || keep > BL_KEEP_BUT_Y) {
+        return bl__fail(BL_E_RANGE, "keep is %d, must be 0, 1 or 2", (int) keep);
     }
     const bl_group *const group = adapter->group;
     const bl_spec         spec = { .in_features = adapter->in,

@@ -18,6 +18,11 @@
 
 /* ===== Tapes ============================================================== */
 
+int llama_output_stays(int projection)
+{
+    return projection == LLAMA_V || projection == LLAMA_GATE || projection == LLAMA_UP;
+}
+
 int llama_tapes_create(bl_tape ***out, const struct llama *model,
                        const struct llama_adapters *adapters, int64_t max_n, int keep,
                        char *error, size_t size)
@@ -35,8 +40,11 @@ int llama_tapes_create(bl_tape ***out, const struct llama *model,
         return -1;
     }
     for (int64_t i = 0; i < count; i++) {
-        if (adapters->at[i] &&
-            bl_tape_create(&tapes[i], adapters->at[i], max_n, keep) != 0) {
+        int stays = keep && llama_output_stays((int) (i % LLAMA_PROJECTIONS));
+        if (adapters->at[i] && bl_tape_create(&tapes[i], adapters->at[i], max_n,
+                                              stays  ? BL_KEEP_BUT_Y
+                                              : keep ? BL_KEEP_ALL
+                                                     : BL_KEEP_NOTHING) != 0) {
             snprintf(error, size, "%s: %s", bl_adapter_get_name(adapters->at[i]),
                      bl_last_error());
             llama_tapes_free(tapes, model);

@@ -88,6 +88,9 @@ int llama_trains_weights(const struct llama_pass *pass);
 /* Columns that the scratch of weight.h must have for every weight of a model. */
 int64_t llama_weight_columns(const struct llama_config *config);
 
+/* Whether a projection's output is kept, unchanged, until the backward. */
+int llama_output_stays(int projection);
+
 /* One tape per adapter into a new array, NULL if there are no adapters. */
 int  llama_tapes_create(bl_tape ***out, const struct llama *model,
                         const struct llama_adapters *adapters, int64_t max_n, int keep,

@@ -8,6 +8,7 @@
 #include "base/blas.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "model/llama_pass.h"
 
 /* Of the program with its libraries, and of a thread whose BLAS has packed two operands:
  * measured with OpenBLAS 0.3.21; BLIS takes a little less. */
@@ -82,6 +83,26 @@ static double kept_bytes(const bl_group *group, int64_t n)
     return sum;
 }
 
+/* What of it the tapes leave in the model's own activations. */
+static double left_bytes(const struct llama *model, const struct llama_adapters *adapters,
+                         int64_t n)
+{
+    bl_options options = { .size = sizeof options };
+    double     sum = 0;
+
+    bl_group_copy_options(adapters->group, &options);
+    if (!options.dora || options.dropout > 0) {
+        return 0;
+    }
+    for (int64_t i = 0; i < model->config.layers * LLAMA_PROJECTIONS; i++) {
+        if (adapters->at[i] && llama_output_stays((int) (i % LLAMA_PROJECTIONS))) {
+            sum +=
+                (double) n * sizeof(float) * (double) bl_adapter_get_out(adapters->at[i]);
+        }
+    }
+    return sum;
+}
+
 int footprint_measure(struct footprint *out, const struct llama *model,
                       const struct llama_adapters *adapters, struct windows step,
                       int flags, struct windows evaluation, char *error, size_t size)
@@ -94,8 +115,8 @@ int footprint_measure(struct footprint *out, const struct llama *model,
         if (query(&memory, adapters->group, n, error, size) != 0) {
             return -1;
         }
-        f.tapes = (double) memory.tapes;
-        f.parameters = (double) memory.total - f.tapes;
+        f.parameters = (double) memory.total - (double) memory.tapes;
+        f.tapes = (double) memory.tapes - left_bytes(model, adapters, n);
     }
     f.activations = llama_pass_bytes(model, step.batch, step.context, flags);
     if (evaluation.batch > 0) {
