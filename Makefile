@@ -555,7 +555,7 @@ $(PEERS)/installed: bench/peers/requirements.txt
 
 .PHONY: bench-peers bench-peers-docs
 ## bench-peers: against PyTorch with PEFT, by layer and by training; PEERS_FLAGS=--help
-bench-peers: $(PEERS)/installed shared program
+bench-peers: $(PEERS)/installed shared program $(BENCH)
 	@$(PEERS_PYTHON) bench/peers/run.py --out '$(PEERS)/results' $(PEERS_FLAGS)
 ## bench-peers-docs: write docs/peers.md from the last results of bench-peers
 bench-peers-docs:

@@ -122,6 +122,7 @@ int bench_step(const struct setup *setup);
 int bench_reallocate(const struct setup *setup);
 int bench_growth(const struct setup *setup);
 int bench_compare(const struct setup *setup);
+int bench_serve(const struct setup *setup);
 
 /* ----- layer.c: one layer's arrays, and its bare calls and floor ----- */
 

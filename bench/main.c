@@ -23,10 +23,12 @@ static const struct shape shapes[] = {
 static const struct subject {
     const char *name;
     int (*run)(const struct setup *setup);
+    int apart; /* not one of `all` */
 } subjects[] = {
-    { "passes", bench_passes }, { "methods", bench_methods },
-    { "step", bench_step },     { "reallocate", bench_reallocate },
-    { "growth", bench_growth }, { "compare", bench_compare },
+    { "passes", bench_passes, 0 }, { "methods", bench_methods, 0 },
+    { "step", bench_step, 0 },     { "reallocate", bench_reallocate, 0 },
+    { "growth", bench_growth, 0 }, { "compare", bench_compare, 1 },
+    { "serve", bench_serve, 1 },
 };
 
 enum {
@@ -38,7 +40,7 @@ static const struct command_line line_of_bench = {
     .usage = "bench SUBJECT... [flags]\n\n"
              "Measures the library. Subjects: passes (forward and backward), methods\n"
              "(DoRA and BeamLoRA against LoRA), step, reallocate, growth; all; compare\n"
-             "(two builds).\n",
+             "(two builds); serve (layers that stdin asks for).\n",
     .argument = "SUBJECT",
     .argument_help = "what to measure",
     .argument_type = FLAG_STRING,
@@ -99,8 +101,7 @@ static int run_subjects(const struct setup *setup, int count, char **names)
     for (int k = 0; k < count; k++) {
         int found = 0;
         for (int i = 0; i < SUBJECTS; i++) {
-            const int all =
-                strcmp(names[k], "all") == 0 && subjects[i].run != bench_compare;
+            const int all = strcmp(names[k], "all") == 0 && !subjects[i].apart;
             if (all || strcmp(names[k], subjects[i].name) == 0) {
                 found = 1;
                 if (subjects[i].run(setup) != 0) {

@@ -21,6 +21,23 @@ for subject in passes compare; do
     is "$subject.json" grep -q '"ratio": [0-9]' "$work/results/$subject.json"
 done
 
+# serve LINES: in $work/out what is answered to them.
+serve() {
+    status=0
+    printf "$1" | "$program" serve $tiny > "$work/out" 2> "$work/err" || status=$?
+}
+
+layer='{"kind": "dora", "inputs": 64, "outputs": 48, "n": 5, "rank": 3}\n'
+serve "${layer}null\nnull\n"
+is "layers for other programs" [ "$status" = 0 ]
+is "null for a layer that is made" [ "$(grep -c '^null$' "$work/out")" = 1 ]
+is "seconds for each run" [ "$(grep -c '^[0-9][0-9.e-]*$' "$work/out")" = 2 ]
+other='{"kind": "other", "inputs": 64, "outputs": 48, "n": 5, "rank": 3}\n'
+for line in 'null\n' 'none\n' '{"kind": "dora"}\n' "$other"; do
+    serve "$line"
+    is "no layer: $line" [ "$status" = 1 ]
+done
+
 run passes --shapes 64by48
 is "a shape that is none" [ "$status" = 2 ]
 run passes --n 0

@@ -1,18 +1,22 @@
-"""One side of the comparison by layer: `layer.py torch|beamlora`. Reads lines of JSON: a layer to
-make, or null to run it once more, forward and backward; answers with seconds.
+"""The peer's side of the comparison by layer, as `bench serve` is ours. Reads lines of JSON: a
+layer to make, which is answered with null, or null to run it once more, forward and backward;
+answers with seconds.
 
-What is timed is the adapter's own work. Torch's side runs PEFT's layer on a frozen base
-whose product costs nothing: its forward hands out a matrix that is there. libbeamlora adds to
-such a matrix. Both take dy and give the gradients of x and of the adapter."""
+What is timed is the adapter's own work: PEFT's layer on a frozen base whose product costs
+nothing, since its forward hands out a matrix that is there. It takes dy and gives the gradients
+of x and of the adapter."""
 import json
+import math
 import os
 import sys
 import time
 
 import torch
+from peft import LoraConfig, get_peft_model
 
-THREADS = int(os.environ["PEERS_THREADS"])
-LEAST = 0.004  # seconds that one answer is the mean over
+# seconds: of runs that are not timed, in which caches fill and threads find their cores; and that
+# an answer is the mean over, at least
+WARM, LEAST = 0.01, 0.02
 
 
 class Base(torch.nn.Linear):
@@ -35,8 +39,7 @@ class Published(torch.nn.Module):
         return self.base_layer(x) + 2 * (((x @ self.a.T) * g) @ self.b.T)
 
 
-def torch_side(kind, inputs, outputs, n, rank):
-    from peft import LoraConfig, get_peft_model
+def make(kind, inputs, outputs, n, rank):
     base = Base(inputs, outputs, bias=False)
     base.weight.requires_grad = False
     base.result = torch.zeros(n, outputs)
@@ -52,65 +55,39 @@ def torch_side(kind, inputs, outputs, n, rank):
     trained = [p for p in layer.parameters() if p.requires_grad]
     x = torch.randn(n, inputs, requires_grad=True)
     dy = torch.randn(n, outputs)
+    x.grad = torch.zeros(n, inputs)  # the base's part, to which the adapter's is added
 
     def run():
-        for p in trained + [x]:
+        for p in trained:
             p.grad = None
         layer(x).backward(dy)
     return run
 
 
-def beamlora_side(kind, inputs, outputs, n, rank):
-    import ctypes
-    import ctypes_one_layer as bl
-    opt = bl.default_options()
-    opt.method = 1 if kind == "beamlora" else 0
-    opt.dora = kind == "dora"
-    opt.rank, opt.alpha, opt.reallocation = rank, 2.0 * rank, 0
-    weight = torch.randn(outputs, inputs) * 0.02
-    opt.base, opt.ldbase = weight.data_ptr(), inputs
-    adapter, tape, group = ctypes.c_void_p(), ctypes.c_void_p(), None
-    bl.check(bl.adapter_create(adapter, inputs, outputs, opt))
-    bl.check(bl.tape_create(tape, adapter, n, 1))
-    group = bl.declare("bl_adapter_get_group", ctypes.c_void_p, ctypes.c_void_p)(adapter)
-    discard = bl.declare("bl_group_discard_gradients", ctypes.c_int, ctypes.c_void_p)
-    x, y = torch.randn(n, inputs), torch.zeros(n, outputs)
-    dx, dy = torch.zeros(n, inputs), torch.randn(n, outputs)
-
-    def run(keep=(weight, x, y, dx, dy)):
-        bl.check(discard(group))
-        bl.check(bl.forward(adapter, tape, n, y.data_ptr(), outputs, x.data_ptr(), inputs, -1))
-        bl.check(bl.backward(adapter, tape, n, dx.data_ptr(), inputs, dy.data_ptr(), outputs,
-                             x.data_ptr(), inputs))
-
-    def free():
-        bl.tape_free(tape)
-        bl.adapter_free(adapter)
-    run.free = free
-    return run
+def timed(run, times):
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - start) / times
 
 
 def main():
-    side = {"torch": torch_side, "beamlora": beamlora_side}[sys.argv[1]]
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(int(os.environ["PEERS_THREADS"]))
     torch.manual_seed(0)
-    run = None
+    run, times = None, 1
     for line in sys.stdin:
         layer = json.loads(line)
         if layer is not None:
-            getattr(run, "free", lambda: None)()
-            run = side(**layer)
+            run = None  # its memory first
+            run = make(**layer)
             run()
-            start = time.perf_counter()
-            run()
-            times = max(1, int(LEAST / (time.perf_counter() - start)))
+            times = max(1, math.ceil(LEAST / timed(run, 1)))
             print("null", flush=True)
             continue
-        run()  # the other side has had the caches
         start = time.perf_counter()
-        for _ in range(times):
+        while time.perf_counter() - start < WARM:
             run()
-        print((time.perf_counter() - start) / times, flush=True)
+        print(timed(run, times), flush=True)
 
 
 main()

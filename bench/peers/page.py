@@ -12,11 +12,21 @@ are in `build/peers/results/peers.json`.
 
 ## What is compared
 
-**Layers.** The adapter's own work, forward and backward, with the gradients of x, A and B: PEFT's
-layer stands on a frozen base whose output is there already, and libbeamlora adds to such an
-output. The base's own products, which are the same sgemm on both sides, are in neither. The
-third peer is the formula of the published BeamLoRA layer in PyTorch. No dropout. Both sides are
-processes of their own that take turns; every answer is the mean over at least 4 ms.
+**Layers.** The adapter's own work, forward and backward, as after a step: it adds to an output of
+the base that is there already, and to the base's part of the gradient of x, and gives the
+gradients of its parameters. The base's own products, which are the same sgemm on both sides,
+are in neither. The peer is PEFT's layer in PyTorch on a frozen base that hands out such an
+output (`bench/peers/layer.py`); ours is a C program with a `parallel_for`, as a trainer would
+have one (`build/bench/bench serve`). The third peer is the formula of the published BeamLoRA
+layer in PyTorch. No dropout, equal threads.
+
+PyTorch takes fresh memory for every result, and from 32 MB on glibc's malloc gives it back to
+the system each time: for large layers more than half of its time is page faults. So it runs twice:
+as it comes, and, in the columns *kept*, under `MALLOC_MMAP_MAX_=0` and a large
+`MALLOC_TRIM_THRESHOLD_`, with which there are next to none.
+
+The sides are processes of their own that take turns, each once the threads of the one before are
+asleep: every answer is the mean over at least 20 ms, after 10 ms that do not count.
 
 **Trainings.** `beamlora train` against transformers with PEFT and `torch.optim.AdamW`: a Llama of
 110M parameters with random weights, adapters on all seven projections, clipping at 1, the same

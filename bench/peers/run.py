@@ -12,6 +12,7 @@ import array
 import statistics
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -44,8 +45,7 @@ def median_interval(values):
 def environment(threads):
     env = dict(os.environ, PEERS_THREADS=str(threads), OMP_NUM_THREADS=str(threads),
                OPENBLAS_NUM_THREADS=str(threads), HF_HUB_OFFLINE="1",
-               BEAMLORA_LIBRARY=os.path.join(ROOT, "build", "libbeamlora.so"),
-               PYTHONPATH=os.path.join(ROOT, "examples"))
+               BEAMLORA_LIBRARY=os.path.join(ROOT, "build", "libbeamlora.so"))
     return env
 
 
@@ -72,13 +72,21 @@ def choose_kernels(env):
 
 # ----- layers -----
 
+# Seconds after which the threads of a side that has answered sleep: torch's wait for work for some
+# milliseconds first, and told to wait less (GOMP_SPINCOUNT, OMP_WAIT_POLICY) torch is slower.
+ASLEEP = 0.03
+# Results of large layers are fresh memory from the system each time, and most of torch's time is
+# then spent in page faults. This makes malloc keep what it has.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+
 class Side:
-    def __init__(self, name, env):
-        self.process = subprocess.Popen([sys.executable, os.path.join(HERE, "layer.py"), name],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, command, env):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, env=env)
 
     def ask(self, question):
+        time.sleep(ASLEEP)
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -88,25 +96,39 @@ class Side:
         self.process.wait()
 
 
-def compare_layers(a, env):
-    peer, own = Side("torch", env), Side("beamlora", env)
+def start_sides(a, env, threads):
+    peer = [sys.executable, os.path.join(HERE, "layer.py")]
+    own = [os.path.join(ROOT, "build", "bench", "bench"), "serve", "--threads", str(threads),
+           "--out", a.out]
+    return {"peer": Side(peer, env), "kept": Side(peer, {**env, **KEEP}), "own": Side(own, env)}
+
+
+def compare_layers(a, env, threads):
+    sides = start_sides(a, env, threads)
     results = []
     for kind in KINDS:
         for name, inputs, outputs in SHAPES:
             for n in ROWS:
                 layer = {"kind": kind, "inputs": inputs, "outputs": outputs, "n": n,
                          "rank": a.rank}
-                peer.ask(layer)
-                own.ask(layer)
-                pairs = [(peer.ask(None), own.ask(None)) for _ in range(a.pairs)]
-                ratio, low, high = median_interval([p / o for p, o in pairs])
-                results.append(dict(
-                    layer, shape=name, peer_seconds=statistics.median(p for p, _ in pairs),
-                    own_seconds=statistics.median(o for _, o in pairs), ratio=ratio, low=low,
-                    high=high))
-                print(f"{kind:9} {name:16} n {n:5}  {ratio:6.2f}", file=sys.stderr)
-    peer.end()
-    own.end()
+                seconds = {side: [] for side in sides}
+                for side in sides:
+                    sides[side].ask(layer)
+                for i in range(a.pairs):
+                    for side in list(sides)[::-1 if i % 2 else 1]:
+                        seconds[side].append(sides[side].ask(None))
+                result = dict(layer, shape=name)
+                for side in sides:
+                    result[side + "_seconds"] = statistics.median(seconds[side])
+                for prefix, side in ("", "peer"), ("kept_", "kept"):
+                    result.update(zip((prefix + "ratio", prefix + "low", prefix + "high"),
+                                      median_interval([p / o for p, o in zip(
+                                          seconds[side], seconds["own"])])))
+                results.append(result)
+                print(f"{kind:9} {name:16} n {n:5}  {result['ratio']:6.2f} "
+                      f"{result['kept_ratio']:6.2f}", file=sys.stderr)
+    for side in sides.values():
+        side.end()
     return results
 
 
@@ -162,8 +184,8 @@ def compare_trainings(a, env, threads):
 
 # ----- report -----
 
-def mean(results, kind):
-    return math.exp(statistics.fmean(math.log(r["ratio"]) for r in results
+def mean(results, kind, field):
+    return math.exp(statistics.fmean(math.log(r[field]) for r in results
                                      if r["kind"] == kind))
 
 
@@ -173,15 +195,17 @@ def report(found):
              f"{found['transformers']}, peft {found['peft']}; OpenBLAS kernels: "
              f"{found['kernels']}", ""]
     if found["layers"]:
-        lines += ["forward + backward of an adapter, ms; ratio: the peer's time to ours",
-                  f"{'':9} {'layer':16} {'in':>6} {'out':>6} {'n':>5} {'peer':>9} "
-                  f"{'ours':>9} {'ratio':>7}  95 %"]
-        lines += [f"{r['kind']:9} {r['shape']:16} {r['inputs']:6} {r['outputs']:6} "
-                  f"{r['n']:5} {1e3 * r['peer_seconds']:9.3f} {1e3 * r['own_seconds']:9.3f} "
-                  f"{r['ratio']:7.2f}  {r['low']:.2f} to {r['high']:.2f}"
-                  for r in found["layers"]]
-        lines += [f"geometric mean against {KINDS[k]}: {mean(found['layers'], k):.2f}"
-                  for k in KINDS] + [""]
+        lines += ["forward + backward of an adapter, ms; kept: the peer with a malloc that keeps "
+                  "memory", "ratios: the peer's time to ours",
+                  f"{'':9} {'layer':16} {'in':>6} {'out':>6} {'n':>5} {'peer':>9} {'kept':>9} "
+                  f"{'ours':>9} {'ratio':>7}  {'95 %':16} {'kept':>6}  95 %"]
+        lines += [f"{r['kind']:9} {r['shape']:16} {r['inputs']:6} {r['outputs']:6} {r['n']:5} "
+                  f"{1e3 * r['peer_seconds']:9.3f} {1e3 * r['kept_seconds']:9.3f} "
+                  f"{1e3 * r['own_seconds']:9.3f} {r['ratio']:7.2f}  "
+                  f"{r['low']:6.2f} to {r['high']:6.2f} {r['kept_ratio']:6.2f}  "
+                  f"{r['kept_low']:.2f} to {r['kept_high']:.2f}" for r in found["layers"]]
+        lines += [f"geometric mean against {KINDS[k]}: {mean(found['layers'], k, 'ratio'):.2f}, "
+                  f"kept {mean(found['layers'], k, 'kept_ratio'):.2f}" for k in KINDS] + [""]
     if found["trainings"]:
         lines += ["training of 110M parameters, 4 x 512 ids a step; memory: VmHWM, MiB",
                   f"{'':26} {'tokens/s':>9} {'ours':>6} {'ratio':>6}  {'95 %':14}"
@@ -211,7 +235,8 @@ def main():
     found.update({name: version(name) for name in ("torch", "transformers", "peft")})
     path = os.path.join(a.out, "peers.json")
     before = json.load(open(path)) if os.path.exists(path) else {}
-    found["layers"] = compare_layers(a, env) if a.pairs else before.get("layers", [])
+    found["layers"] = (compare_layers(a, env, threads) if a.pairs
+                       else before.get("layers", []))
     found["trainings"] = (compare_trainings(a, env, threads) if a.trainings
                           else before.get("trainings", []))
     with open(path, "w") as file:
