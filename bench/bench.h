@@ -154,5 +154,6 @@ double layer_peak_flops(void);
 /* Read or update `count` floats, on all threads. */
 void memory_read(const float *from, int64_t count);
 void memory_update(float *to, int64_t count);
+void memory_write(float *to, int64_t count);
 
 #endif

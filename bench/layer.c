@@ -197,7 +197,7 @@ void memory_update(float *to, int64_t count)
     for_parts(&range, update_part);
 }
 
-static void memory_write(float *to, int64_t count)
+void memory_write(float *to, int64_t count)
 {
     struct range range = { .to = to, .count = count };
     for_parts(&range, write_part);

@@ -56,6 +56,16 @@ static void take_tasks(void)
     }
 }
 
+/* A moment in which a thread that shares the core has all of it */
+static void relax(void)
+{
+    for (int i = 0; i < 16; i++) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
 static void *serve(void *unused)
 {
     (void) unused;
@@ -63,6 +73,7 @@ static void *serve(void *unused)
         const double start = machine_now();
         while (atomic_load(&pool.ticket) >> 32 == seen &&
                machine_now() - start < wait_seconds) {
+            relax();
         }
         pthread_mutex_lock(&pool.lock);
         while (atomic_load(&pool.ticket) >> 32 == seen) {

@@ -38,7 +38,7 @@ static int cut(enum bl__pieces pieces, int64_t rows, int64_t r, int64_t most,
 void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
                   int64_t cols, const void *x, int64_t ldx, const void *t, void *h)
 {
-    const int     is_cut = cut(pieces, rows, r, 0, 64);
+    const int     is_cut = cut(pieces, rows, r, 64, 64);
     const int64_t row_step = is_cut ? least(24, rows) : rows;
     const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
     for (int64_t i = 0; i < rows; i += row_step) {
