@@ -30,7 +30,7 @@ asleep: every answer is the mean over at least 20 ms, after 10 ms that do not co
 
 **Trainings.** `beamlora train` against transformers with PEFT and `torch.optim.AdamW`: a Llama of
 110M parameters with random weights, adapters on all seven projections, clipping at 1, the same
-windows' size. tokens/s of PEFT are without its first step, those of `beamlora` with it. Memory
+windows' size; *kept* is PEFT with that malloc again. tokens/s of PEFT are without its first step, those of `beamlora` with it. Memory
 is VmHWM of the whole process, weights included; both map the model's file.
 
 Ratios are medians over pairs of runs that followed each other, with the 95 % interval that the

@@ -154,16 +154,17 @@ def compare_trainings(a, env, threads):
     both = ["--model", model, "--data", data, "--steps", str(a.steps), "--batch", "4",
             "--context", "512", "--rank", str(a.rank), "--threads", str(threads)]
     results = []
-    for method, extra in ("lora", []), ("lora", ["--checkpoint-activations"]), ("dora", []):
+    for method, extra, keep in (("lora", [], {}), ("lora", [], KEEP), ("dora", [], {}),
+                                ("lora", ["--checkpoint-activations"], {})):
         peer = [sys.executable, os.path.join(HERE, "train_peft.py"), *both, *extra]
         own = [program, "train", *both, *extra, "--method", method, "--json"]
         peer += ["--dora"] if method == "dora" else []
         pairs = []
         for _ in range(a.trainings):
             answers = []
-            for command in peer, own:
-                text = subprocess.run(wrap + command, env=env, capture_output=True, text=True,
-                                      check=True).stdout
+            for command, more in (peer, keep), (own, {}):
+                text = subprocess.run(wrap + command, env={**env, **more},
+                                      capture_output=True, text=True, check=True).stdout
                 answers.append(json.loads(text.strip().splitlines()[-1]))
             pairs.append(answers)
             print(method, *extra, [round(x["tokens_per_second"]) for x in answers],
@@ -171,7 +172,8 @@ def compare_trainings(a, env, threads):
         speed = median_interval([o["tokens_per_second"] / p["tokens_per_second"]
                                  for p, o in pairs])
         results.append({
-            "method": method, "recomputed": bool(extra), "steps": a.steps,
+            "method": method, "recomputed": bool(extra), "kept": bool(keep),
+            "steps": a.steps,
             "peer_tokens_per_second": statistics.median(
                 p["tokens_per_second"] for p, _ in pairs),
             "own_tokens_per_second": statistics.median(
@@ -187,6 +189,11 @@ def compare_trainings(a, env, threads):
 def mean(results, kind, field):
     return math.exp(statistics.fmean(math.log(r[field]) for r in results
                                      if r["kind"] == kind))
+
+
+def training_name(r):
+    return (r["method"] + (", recomputed" if r["recomputed"] else "")
+            + (", kept" if r["kept"] else ""))
 
 
 def report(found):
@@ -210,7 +217,7 @@ def report(found):
         lines += ["training of 110M parameters, 4 x 512 ids a step; memory: VmHWM, MiB",
                   f"{'':26} {'tokens/s':>9} {'ours':>6} {'ratio':>6}  {'95 %':14}"
                   f" {'memory':>7} {'ours':>6} {'share':>6}"]
-        lines += [f"{r['method'] + (', recomputed' if r['recomputed'] else ''):26} "
+        lines += [f"{training_name(r):26} "
                   f"{r['peer_tokens_per_second']:9.0f} {r['own_tokens_per_second']:6.0f} "
                   f"{r['ratio']:6.2f}  {r['low']:5.2f} to {r['high']:5.2f} "
                   f"{r['peer_bytes'] / 2**20:8.0f} {r['own_bytes'] / 2**20:6.0f} "
