@@ -2,8 +2,9 @@
  * One side of the comparison with other programs: layers made and run as a line on stdin
  * says, one answer a line. The line is a layer to make, {"kind", "inputs", "outputs", "n",
  * "rank"}, to which the answer is null; or null, which runs it, forward and backward, and
- * is answered with the seconds of one run. The other program works in between, so nothing
- * here keeps a core while it waits for a line.
+ * is answered with the seconds of one run. Of the kind "floor" it is what no layer can be
+ * faster than, see layer.c. The other program works in between, so nothing here keeps a core
+ * while it waits for a line.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -18,8 +19,8 @@ static const double warm = 1e-2, least = 2e-2;
 
 struct served {
     struct layer *layer;
-    float        *base; /* of DoRA */
-    bl_adapter   *adapter;
+    float        *base;    /* of DoRA */
+    bl_adapter   *adapter; /* NULL: the floor */
     bl_tape      *tape;
     int           repeats;
 };
@@ -32,8 +33,25 @@ static double now(void)
     return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
 }
 
+static double run_floor(struct layer *l, int repeats)
+{
+    const double flops = layer_forward_flops(l) + layer_backward_flops(l);
+    const double start = now();
+    for (int i = 0; i < repeats; i++) {
+        layer_floor_forward(l);
+        layer_floor_backward(l);
+    }
+    const double memory = (now() - start) / repeats;
+    const double middle = now();
+    layer_peak(l);
+    return fmax(memory, (now() - middle) / layer_peak_flops() * flops);
+}
+
 static double run(const struct served *s, int repeats)
 {
+    if (s->adapter == NULL) {
+        return run_floor(s->layer, repeats);
+    }
     const struct layer *const l = s->layer;
     bl_group *const           group = bl_adapter_get_group(s->adapter);
     const double              start = now();
@@ -79,7 +97,7 @@ static int make(struct served *s, json_t *question, enum owner owner)
                     "outputs", &out, "n", &n, "rank", &rank) != 0 ||
         in < 1 || out < 1 || n < 1 || rank < 1 ||
         (strcmp(kind, "lora") != 0 && strcmp(kind, "dora") != 0 &&
-         strcmp(kind, "beamlora") != 0)) {
+         strcmp(kind, "beamlora") != 0 && strcmp(kind, "floor") != 0)) {
         return 1;
     }
     end(s);
@@ -96,8 +114,10 @@ static int make(struct served *s, json_t *question, enum owner owner)
         opt.ldbase = in;
     }
     s->layer = layer_create(n, in, out, rank);
-    check(bl_adapter_create(&s->adapter, in, out, &opt));
-    check(bl_tape_create(&s->tape, s->adapter, n, BL_KEEP_ALL));
+    if (strcmp(kind, "floor") != 0) {
+        check(bl_adapter_create(&s->adapter, in, out, &opt));
+        check(bl_tape_create(&s->tape, s->adapter, n, BL_KEEP_ALL));
+    }
     run(s, 1);
     s->repeats = (int) fmax(1, ceil(least / run(s, 1)));
     return 0;

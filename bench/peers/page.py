@@ -25,6 +25,10 @@ the system each time: for large layers more than half of its time is page faults
 as it comes, and, in the columns *kept*, under `MALLOC_MMAP_MAX_=0` and a large
 `MALLOC_TRIM_THRESHOLD_`, with which there are next to none.
 
+The floor is what memory traffic or operations take at least, measured in the same rounds
+([performance.md](performance.md#what-is-compared)): its distance from PEFT is how much faster
+than PEFT a layer can be.
+
 The sides are processes of their own that take turns, each once the threads of the one before are
 asleep: every answer is the mean over at least 20 ms, after 10 ms that do not count.
 
@@ -46,9 +50,9 @@ def main():
     print(HEAD)
     print("## Results\n\n```text\n" + text + "```")
     if found["trainings"]:
-        print("\nThe products with frozen weights and the head are the same on both sides, and "
-              "are most of\nwhat is left in `beamlora`: two thirds of its time is in sgemm's "
-              "kernel.")
+        print("\nThe products with frozen weights and the head are the same sgemm on both sides, "
+              "and most of\nthe time of both. What they would take at the peak of sgemm, with nothing "
+              "else beside them,\nis the last line: no trainer with this sgemm is faster.")
 
 
 main()

@@ -96,24 +96,29 @@ class Side:
         self.process.wait()
 
 
+def serve(a, threads):
+    return [os.path.join(ROOT, "build", "bench", "bench"), "serve", "--threads", str(threads),
+            "--out", a.out]
+
+
 def start_sides(a, env, threads):
-    peer = [sys.executable, os.path.join(HERE, "layer.py")]
-    own = [os.path.join(ROOT, "build", "bench", "bench"), "serve", "--threads", str(threads),
-           "--out", a.out]
-    return {"peer": Side(peer, env), "kept": Side(peer, {**env, **KEEP}), "own": Side(own, env)}
+    peer, own = [sys.executable, os.path.join(HERE, "layer.py")], serve(a, threads)
+    return {"peer": Side(peer, env), "kept": Side(peer, {**env, **KEEP}),
+            "own": Side(own, env), "floor": Side(own, env)}
 
 
 def compare_layers(a, env, threads):
-    sides = start_sides(a, env, threads)
+    every = start_sides(a, env, threads)
     results = []
     for kind in KINDS:
+        sides = {side: every[side] for side in every if side != "floor" or kind == "lora"}
         for name, inputs, outputs in SHAPES:
             for n in ROWS:
                 layer = {"kind": kind, "inputs": inputs, "outputs": outputs, "n": n,
                          "rank": a.rank}
                 seconds = {side: [] for side in sides}
                 for side in sides:
-                    sides[side].ask(layer)
+                    sides[side].ask(dict(layer, kind="floor") if side == "floor" else layer)
                 for i in range(a.pairs):
                     for side in list(sides)[::-1 if i % 2 else 1]:
                         seconds[side].append(sides[side].ask(None))
@@ -127,7 +132,7 @@ def compare_layers(a, env, threads):
                 results.append(result)
                 print(f"{kind:9} {name:16} n {n:5}  {result['ratio']:6.2f} "
                       f"{result['kept_ratio']:6.2f}", file=sys.stderr)
-    for side in sides.values():
+    for side in every.values():
         side.end()
     return results
 
@@ -184,11 +189,31 @@ def compare_trainings(a, env, threads):
     return results
 
 
+def most_tokens(a, env, threads):
+    """tokens/s that the products with frozen weights, four operations a weight and token, would
+    take at the peak of sgemm: that of a floor which memory has no part in."""
+    width, n = 768, 2048
+    side = Side(serve(a, threads), env)
+    side.ask({"kind": "floor", "inputs": width, "outputs": width, "n": n, "rank": width})
+    second = statistics.median(side.ask(None) for _ in range(15))
+    side.end()
+    peak = 6.0 * n * width * 2 * width / second
+    m = MODEL
+    weights = m["vocab_size"] * m["hidden_size"] + m["num_hidden_layers"] * m["hidden_size"] * (
+        4 * m["hidden_size"] + 3 * m["intermediate_size"])
+    return {"peak_flops": peak, "most_tokens_per_second": peak / (4 * weights)}
+
+
 # ----- report -----
 
 def mean(results, kind, field):
     return math.exp(statistics.fmean(math.log(r[field]) for r in results
                                      if r["kind"] == kind))
+
+
+def floor_mean(results, side):
+    return math.exp(statistics.fmean(math.log(r[side + "_seconds"] / r["floor_seconds"])
+                                     for r in results if "floor_seconds" in r))
 
 
 def training_name(r):
@@ -212,7 +237,10 @@ def report(found):
                   f"{r['low']:6.2f} to {r['high']:6.2f} {r['kept_ratio']:6.2f}  "
                   f"{r['kept_low']:.2f} to {r['kept_high']:.2f}" for r in found["layers"]]
         lines += [f"geometric mean against {KINDS[k]}: {mean(found['layers'], k, 'ratio'):.2f}, "
-                  f"kept {mean(found['layers'], k, 'kept_ratio'):.2f}" for k in KINDS] + [""]
+                  f"kept {mean(found['layers'], k, 'kept_ratio'):.2f}" for k in KINDS]
+        lines += [f"PEFT's LoRA over the floor: {floor_mean(found['layers'], 'peer'):.2f}, "
+                  f"kept {floor_mean(found['layers'], 'kept'):.2f}; ours: "
+                  f"{floor_mean(found['layers'], 'own'):.2f}", ""]
     if found["trainings"]:
         lines += ["training of 110M parameters, 4 x 512 ids a step; memory: VmHWM, MiB",
                   f"{'':26} {'tokens/s':>9} {'ours':>6} {'ratio':>6}  {'95 %':14}"
@@ -222,6 +250,8 @@ def report(found):
                   f"{r['ratio']:6.2f}  {r['low']:5.2f} to {r['high']:5.2f} "
                   f"{r['peer_bytes'] / 2**20:8.0f} {r['own_bytes'] / 2**20:6.0f} "
                   f"{r['own_bytes'] / r['peer_bytes']:6.2f}" for r in found["trainings"]]
+        lines += [f"peak of sgemm {found['peak_flops'] / 1e9:.0f} GFLOP/s: the products with "
+                  f"frozen weights alone allow {found['most_tokens_per_second']:.0f} tokens/s"]
     return "\n".join(lines) + "\n"
 
 
@@ -246,6 +276,8 @@ def main():
                        else before.get("layers", []))
     found["trainings"] = (compare_trainings(a, env, threads) if a.trainings
                           else before.get("trainings", []))
+    if found["trainings"]:
+        found.update(most_tokens(a, env, threads))
     with open(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
