@@ -201,37 +201,6 @@ static inline void plain_output(const struct plain *p, const double *x,
     }
 }
 
-/* The mask of a key: an adapter of the same seed whose product is the identity. */
-static inline void read_mask(const struct layer *l, int64_t key, double *drop)
-{
-    bl_options  opt = default_options(BL_F64);
-    bl_adapter *a = NULL;
-    bl_tape    *tape = NULL;
-    double      ones[N * IN];
-    opt.method = BL_METHOD_LORA;
-    opt.reallocation = 0;
-    opt.rank = IN;
-    opt.alpha = IN;
-    opt.seed = l->opt.seed;
-    opt.dropout = l->opt.dropout;
-    check_ok(bl_adapter_create(&a, IN, IN, &opt));
-    for (int32_t tensor = BL_TENSOR_A; tensor <= BL_TENSOR_B; tensor++) {
-        bl_view view = view_of(a, tensor, BL_BUFFER_PARAMETERS);
-        for (int64_t i = 0; i < IN * IN; i++) {
-            set_value(view.data, BL_F64, i, i / IN == i % IN);
-        }
-    }
-    check_ok(bl_group_touch(bl_adapter_get_group(a)));
-    check_ok(bl_tape_create(&tape, a, N, 0));
-    for (int64_t i = 0; i < N * IN; i++) {
-        ones[i] = 1;
-        drop[i] = 0;
-    }
-    check_ok(bl_forward(a, tape, N, drop, IN, ones, IN, key));
-    bl_tape_free(tape);
-    bl_adapter_free(a);
-}
-
 /* y = x W0^T, as the host leaves it */
 static inline mat host_output(const struct layer *l, const mat *x)
 {
@@ -252,17 +221,18 @@ static inline mat host_output(const struct layer *l, const mat *x)
 static inline void check_forward(const struct layer *l, int64_t key)
 {
     struct plain p;
-    double       want[N * OUT], drop[N * IN];
+    double       want[N * OUT];
     mat          x = mat_random(l->w0.dtype, N, IN, IN + 3, 5);
     mat          y = host_output(l, &x);
     double      *plain_x = mat_doubles(&x);
     plain_read(&p, l);
-    read_mask(l, key, drop);
+    double *drop = read_mask(&l->opt, N, IN, 0, key);
     plain_output(&p, plain_x, l->opt.dropout > 0 ? drop : NULL, want);
     check_ok(bl_forward(l->adapter, l->tape, N, y.data, y.ld, x.data, x.ld, key));
     check_le(mat_error(&y, want), pass_limit(l->w0.dtype));
     mat_check_padding(&y);
     free(plain_x);
+    free(drop);
     mat_free(&x);
     mat_free(&y);
 }

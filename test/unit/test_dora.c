@@ -223,7 +223,7 @@ static void check_gradient(const struct layer *l, int32_t tensor, const double *
 static void check_gradients(struct layer *l, int64_t key)
 {
     struct plain p;
-    double       drop[N * IN], want[N * IN + OUT * RANK + IN * RANK];
+    double       want[N * IN + OUT * RANK + IN * RANK];
     mat          x = mat_random(BL_F64, N, IN, IN, 5);
     mat          y = host_output(l, &x);
     mat          dy = mat_random(BL_F64, N, OUT, OUT + 2, 6);
@@ -231,8 +231,7 @@ static void check_gradients(struct layer *l, int64_t key)
     double      *v = mat_doubles(&dy), *at = x.data, *factor = NULL;
     plain_read(&p, l);
     if (l->opt.dropout > 0) {
-        read_mask(l, key, drop);
-        factor = drop;
+        factor = read_mask(&l->opt, N, IN, 0, key);
     }
     check_ok(bl_group_discard_gradients(l->group));
     mat_zero(&dx);
@@ -262,6 +261,7 @@ static void check_gradients(struct layer *l, int64_t key)
     differentiate(&p, at, N * IN, at, factor, v, want);
     check_le(mat_error(&dx, want), 1e-7);
     free(v);
+    free(factor);
     mat_free(&x);
     mat_free(&y);
     mat_free(&dy);

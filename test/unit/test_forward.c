@@ -245,44 +245,6 @@ START_TEST(same_bits)
 }
 END_TEST
 
-/*
- * The factors that dropout puts on x, [n, in], read off through A = B = I:
- * y = c drop(x), with x all ones.
- */
-static double *read_mask(const bl_options *base, int64_t n, int64_t in, int64_t pad,
-                         int64_t key)
-{
-    bl_options opt = *base;
-    opt.rank = in;
-    opt.alpha = (double) in;
-    opt.method = BL_METHOD_LORA;
-    bl_adapter *a = NULL;
-    bl_tape    *tape = NULL;
-    check_ok(bl_adapter_create(&a, in, in, &opt));
-    double *eye = must_doubles(in * in);
-    for (int64_t i = 0; i < in; i++) {
-        eye[i * in + i] = 1;
-    }
-    view_write(a, BL_TENSOR_A, BL_BUFFER_PARAMETERS, eye);
-    view_write(a, BL_TENSOR_B, BL_BUFFER_PARAMETERS, eye);
-    check_ok(bl_group_touch(bl_adapter_get_group(a)));
-    check_ok(bl_tape_create(&tape, a, n, 1));
-    mat x = mat_new(opt.parameter_dtype, n, in, in + pad);
-    mat y = mat_new(opt.parameter_dtype, n, in, in + pad);
-    mat_zero(&y);
-    for (int64_t i = 0; i < n * in; i++) {
-        mat_set(&x, i / in, i % in, 1);
-    }
-    check_ok(bl_forward(a, tape, n, y.data, y.ld, x.data, x.ld, key));
-    double *mask = mat_doubles(&y);
-    mat_free(&x);
-    mat_free(&y);
-    free(eye);
-    bl_tape_free(tape);
-    bl_adapter_free(a);
-    return mask;
-}
-
 /* Entries are 0 or 1/(1 - q), in the right proportion, whatever the stride and n. */
 START_TEST(dropout_mask)
 {
