@@ -1,8 +1,4 @@
-/*
- * A line is one JSON object. Lines are read one by one, so that a log of any length
- * needs the memory of its numbers only. A writer that is killed leaves at most one line
- * cut short, the last: that one is forgiven if it is not JSON, everything else is not.
- */
+/* See run_read.h. */
 #define _XOPEN_SOURCE 700 /* realpath */
 
 #include "view/run_read.h"
@@ -15,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/types.h>
 
 #include "base/line.h"
+#include "view/run_lines.h"
 
 #define MOST_RANKS (1 << 24) /* of all modules; far above any model */
 
@@ -36,8 +32,6 @@ int run_move_counts(const struct run_move *move)
     return move->action != RUN_SKIP;
 }
 
-/* ===== Growing arrays and JSON members ==================================== */
-
 /* Room for one more element in *array, which has `count`; NULL when there is none. */
 static void *grow(void *array, int64_t count, size_t element)
 {
@@ -45,148 +39,6 @@ static void *grow(void *array, int64_t count, size_t element)
         return array; /* doubled at powers of two alone */
     }
     return realloc(array, (size_t) (count > 0 ? 2 * count : 1) * element);
-}
-
-/* A place in a file, for messages. */
-struct place {
-    const char *path;
-    long        line;
-    char       *error;
-    size_t      size;
-};
-
-static int fail(const struct place *place, const char *what)
-{
-    snprintf(place->error, place->size, "%.300s:%ld: %s", place->path, place->line, what);
-    line_clean(place->error);
-    return -1;
-}
-
-static int fail_key(const struct place *place, const char *key, const char *what)
-{
-    snprintf(place->error, place->size, "%.300s:%ld: \"%s\" %s", place->path, place->line,
-             key, what);
-    return -1;
-}
-
-static int get_integer(int64_t *out, const json_t *line, const char *key, int64_t low,
-                       int64_t high, const struct place *place)
-{
-    const json_t *value = json_object_get(line, key);
-
-    if (!json_is_integer(value)) {
-        return fail_key(place, key, "must be a whole number");
-    }
-    *out = json_integer_value(value);
-    if (*out < low || *out > high) {
-        char what[96];
-
-        snprintf(what, sizeof what,
-                 "is %" PRId64 ", must be from %" PRId64 " to %" PRId64, *out, low, high);
-        return fail_key(place, key, what);
-    }
-    return 0;
-}
-
-/* A number, or null for one that was not finite. */
-static int to_real(double *out, const json_t *value)
-{
-    *out = json_is_number(value) ? json_number_value(value) : (double) NAN;
-    return json_is_number(value) || json_is_null(value) ? 0 : -1;
-}
-
-static int get_real(double *out, const json_t *line, const char *key,
-                    const struct place *place)
-{
-    return to_real(out, json_object_get(line, key)) == 0
-               ? 0
-               : fail_key(place, key, "must be a number or null");
-}
-
-static int get_array(const json_t **out, const json_t *line, const char *key,
-                     int64_t count, const struct place *place)
-{
-    *out = json_object_get(line, key);
-    if (!json_is_array(*out)) {
-        return fail_key(place, key, "must be an array");
-    }
-    if (count >= 0 && json_array_size(*out) != (size_t) count) {
-        char what[96];
-
-        snprintf(what, sizeof what, "has %zu elements, must have %" PRId64,
-                 json_array_size(*out), count);
-        return fail_key(place, key, what);
-    }
-    return 0;
-}
-
-/* ===== Lines ============================================================== */
-
-typedef int (*line_fn)(struct run *run, const json_t *line, const struct place *place);
-
-static void note_torn(struct run *run, const char *file, long line)
-{
-    size_t used = strlen(run->note);
-
-    snprintf(run->note + used, sizeof run->note - used,
-             "%s%s: line %ld is cut short and left out", used > 0 ? "; " : "", file,
-             line);
-}
-
-/* Give every line of DIR/file to `take`; a file that is not there has none. */
-static int read_lines(struct run *run, const char *file, line_fn take, char *error,
-                      size_t size)
-{
-    char         path[PATH_MAX];
-    struct place place = { path, 0, error, size };
-    char        *text = NULL;
-    size_t       room = 0;
-    ssize_t      length;
-    int          result = 0;
-    FILE        *stream;
-
-    if ((size_t) snprintf(path, sizeof path, "%s/%s", run->directory, file) >=
-        sizeof path) {
-        snprintf(error, size, "%.300s: too long a path", run->directory);
-        return -1;
-    }
-    stream = fopen(path, "r");
-    if (stream == NULL) {
-        if (errno == ENOENT) {
-            return 0;
-        }
-        snprintf(error, size, "%.300s: %s", path, strerror(errno));
-        return -1;
-    }
-    errno = 0;
-    while (result == 0 && (length = getline(&text, &room, stream)) >= 0) {
-        json_error_t why;
-        json_t *line = json_loadb(text, (size_t) length, JSON_REJECT_DUPLICATES, &why);
-
-        place.line++;
-        if (json_is_object(line)) {
-            result = take(run, line, &place);
-        } else {
-            int next = fgetc(stream);
-
-            if (next == EOF && line == NULL) {
-                note_torn(run, file, place.line);
-            } else {
-                result = fail(&place, line == NULL ? why.text : "must be an object");
-            }
-            ungetc(next, stream);
-        }
-        json_decref(line);
-        errno = 0;
-    }
-    if (result == 0 && (ferror(stream) || errno != 0)) {
-        snprintf(error, size, "%.300s: %s", path,
-                 errno != 0 ? strerror(errno) : "a read failed");
-        result = -1;
-    }
-    free(text);
-    fclose(stream);
-    return result;
 }
 
 /* ===== log.jsonl ========================================================== */
@@ -198,17 +50,18 @@ static int take_evaluation(struct run *run, int64_t step, const json_t *line,
     void *grown = grow(run->evaluation, run->evaluations, sizeof *run->evaluation);
 
     if (grown == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     run->evaluation = grown;
-    if (get_real(&evaluation.loss, line, "loss", place) != 0 ||
-        get_integer(&evaluation.tokens, line, "tokens", 0, INT64_MAX, place) != 0) {
+    if (member_real(&evaluation.loss, line, "loss", place) != 0 ||
+        member_integer(&evaluation.tokens, line, "tokens", 0, INT64_MAX, place) != 0) {
         return -1;
     }
     if (json_object_get(line, "examples") != NULL &&
-        (get_integer(&evaluation.examples, line, "examples", 0, INT64_MAX, place) != 0 ||
-         get_integer(&evaluation.exact, line, "exact", 0, evaluation.examples, place) !=
-             0)) {
+        (member_integer(&evaluation.examples, line, "examples", 0, INT64_MAX, place) !=
+             0 ||
+         member_integer(&evaluation.exact, line, "exact", 0, evaluation.examples,
+                        place) != 0)) {
         return -1;
     }
     run->evaluation[run->evaluations++] = evaluation;
@@ -221,21 +74,21 @@ static int take_log(struct run *run, const json_t *line, const struct place *pla
     struct run_step step;
     void           *grown;
 
-    if (get_integer(&step.step, line, "step", 0, INT64_MAX, place) != 0) {
+    if (member_integer(&step.step, line, "step", 0, INT64_MAX, place) != 0) {
         return -1;
     }
     if (step.step < run->done_steps) {
-        return fail_key(place, "step", "is below that of the line before");
+        return place_fail_key(place, "step", "is below that of the line before");
     }
     if (evaluation != NULL) {
         return take_evaluation(run, step.step, evaluation, place);
     }
-    if (get_real(&step.loss, line, "loss", place) != 0) {
+    if (member_real(&step.loss, line, "loss", place) != 0) {
         return -1;
     }
     grown = grow(run->step, run->steps, sizeof *run->step);
     if (grown == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     run->step = grown;
     run->step[run->steps++] = step;
@@ -252,20 +105,20 @@ static int take_capacity(struct run_module *module, const json_t *entry,
     module->capacity = module->rank;
     return json_object_get(entry, "capacity") == NULL
                ? 0
-               : get_integer(&module->capacity, entry, "capacity", module->rank,
-                             MOST_RANKS, place);
+               : member_integer(&module->capacity, entry, "capacity", module->rank,
+                                MOST_RANKS, place);
 }
 
 static int take_modules(struct run *run, const json_t *line, const struct place *place)
 {
     const json_t *list;
 
-    if (get_array(&list, line, "modules", -1, place) != 0) {
+    if (member_array(&list, line, "modules", -1, place) != 0) {
         return -1;
     }
     run->module = calloc(json_array_size(list) + 1, sizeof *run->module);
     if (run->module == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t      *entry = json_array_get(list, i);
@@ -273,22 +126,22 @@ static int take_modules(struct run *run, const json_t *line, const struct place 
         struct run_module *module = &run->module[run->modules];
 
         if (name == NULL) {
-            return fail_key(place, "name", "must be a string in every module");
+            return place_fail_key(place, "name", "must be a string in every module");
         }
-        if (get_integer(&module->in, entry, "in", 1, INT32_MAX, place) != 0 ||
-            get_integer(&module->out, entry, "out", 1, INT32_MAX, place) != 0 ||
-            get_integer(&module->rank, entry, "rank", 1, MOST_RANKS, place) != 0 ||
+        if (member_integer(&module->in, entry, "in", 1, INT32_MAX, place) != 0 ||
+            member_integer(&module->out, entry, "out", 1, INT32_MAX, place) != 0 ||
+            member_integer(&module->rank, entry, "rank", 1, MOST_RANKS, place) != 0 ||
             take_capacity(module, entry, place) != 0) {
             return -1;
         }
         module->first = run->ranks;
         run->ranks += module->capacity;
         if (run->ranks > MOST_RANKS) {
-            return fail(place, "more ranks than any model has");
+            return place_fail(place, "more ranks than any model has");
         }
         module->name = strdup(name);
         if (module->name == NULL) {
-            return fail(place, "out of memory");
+            return place_fail(place, "out of memory");
         }
         run->modules++;
     }
@@ -302,7 +155,7 @@ static int take_ranks(const struct run *run, double *out, const json_t *line,
     const json_t *list, *values;
     const int     moves = run_ranks_move(run);
 
-    if (get_array(&list, line, key, run->modules, place) != 0) {
+    if (member_array(&list, line, key, run->modules, place) != 0) {
         return -1;
     }
     for (int64_t m = 0; m < run->modules; m++) {
@@ -317,14 +170,14 @@ static int take_ranks(const struct run *run, double *out, const json_t *line,
             snprintf(what, sizeof what,
                      "has %" PRId64 " ranks for module %" PRId64 ", must have %s%" PRId64,
                      ranks, m, moves ? "1 to " : "", module->capacity);
-            return fail_key(place, key, what);
+            return place_fail_key(place, key, what);
         }
         for (int64_t r = 0; r < module->capacity; r++) {
             if (r >= ranks) {
                 out[module->first + r] = (double) NAN;
-            } else if (to_real(&out[module->first + r],
-                               json_array_get(values, (size_t) r)) != 0) {
-                return fail_key(place, key, "must hold numbers or null");
+            } else if (member_to_real(&out[module->first + r],
+                                      json_array_get(values, (size_t) r)) != 0) {
+                return place_fail_key(place, key, "must hold numbers or null");
             }
         }
     }
@@ -336,7 +189,7 @@ static int count_ranks(const struct run *run, struct run_sample *sample,
 {
     sample->kept = calloc((size_t) run->modules + 1, sizeof(double));
     if (sample->kept == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     for (int64_t m = 0; m < run->modules; m++) {
         sample->kept[m] = (double) json_array_size(json_array_get(norms, (size_t) m));
@@ -357,12 +210,12 @@ static int take_kept(struct run *run, const json_t *line, const struct place *pl
     if (moves) {
         return count_ranks(run, sample, json_object_get(line, "norm"), place);
     }
-    if (get_array(&list, line, "kept", run->modules, place) != 0) {
+    if (member_array(&list, line, "kept", run->modules, place) != 0) {
         return -1;
     }
     sample->kept = calloc((size_t) run->modules + 1, sizeof(double));
     if (sample->kept == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     for (int64_t m = 0; m < run->modules; m++) {
         const json_t *value = json_array_get(list, (size_t) m);
@@ -370,7 +223,8 @@ static int take_kept(struct run *run, const json_t *line, const struct place *pl
         sample->kept[m] = json_number_value(value);
         if (!json_is_integer(value) || sample->kept[m] < 0 ||
             sample->kept[m] > (double) run->module[m].rank) {
-            return fail_key(place, "kept", "must hold numbers of the modules' ranks");
+            return place_fail_key(place, "kept",
+                                  "must hold numbers of the modules' ranks");
         }
     }
     return 0;
@@ -384,11 +238,11 @@ static int take_sample(struct run *run, const json_t *line, const struct place *
     if (run->module == NULL) {
         return take_modules(run, line, place);
     }
-    if (get_integer(&sample.step, line, "step", 0, INT64_MAX, place) != 0) {
+    if (member_integer(&sample.step, line, "step", 0, INT64_MAX, place) != 0) {
         return -1;
     }
     if (run->samples > 0 && sample.step < run->sample[run->samples - 1].step) {
-        return fail_key(place, "step", "is below that of the line before");
+        return place_fail_key(place, "step", "is below that of the line before");
     }
     /* the line that is due every so many steps may follow, without the mark */
     sample.after = json_is_true(json_object_get(line, "after")) ||
@@ -396,14 +250,14 @@ static int take_sample(struct run *run, const json_t *line, const struct place *
                     run->sample[run->samples - 1].step == sample.step);
     grown = grow(run->sample, run->samples, sizeof *run->sample);
     if (grown == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     run->sample = grown;
     sample.importance = calloc((size_t) run->ranks + 1, sizeof(double));
     sample.norm = calloc((size_t) run->ranks + 1, sizeof(double));
     run->sample[run->samples++] = sample; /* freed with the run from here on */
     if (sample.importance == NULL || sample.norm == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     return take_ranks(run, sample.importance, line, "importance", place) != 0 ||
                    take_ranks(run, sample.norm, line, "norm", place) != 0
@@ -438,45 +292,48 @@ static int take_moves(const struct run *run, struct run_plan *plan, const json_t
 {
     const json_t *module, *pruned, *source, *action, *age, *importance;
 
-    if (get_array(&module, line, "module", -1, place) != 0) {
+    if (member_array(&module, line, "module", -1, place) != 0) {
         return -1;
     }
 
     int64_t count = (int64_t) json_array_size(module);
 
-    if (get_array(&pruned, line, "pruned", count, place) != 0 ||
-        get_array(&source, line, "source", count, place) != 0 ||
-        get_array(&action, line, "action", count, place) != 0 ||
-        get_array(&age, line, "age", count, place) != 0 ||
-        get_array(&importance, line, "importance", count, place) != 0) {
+    if (member_array(&pruned, line, "pruned", count, place) != 0 ||
+        member_array(&source, line, "source", count, place) != 0 ||
+        member_array(&action, line, "action", count, place) != 0 ||
+        member_array(&age, line, "age", count, place) != 0 ||
+        member_array(&importance, line, "importance", count, place) != 0) {
         return -1;
     }
     plan->move = calloc((size_t) count + 1, sizeof *plan->move);
     if (plan->move == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     for (size_t i = 0; i < (size_t) count; i++) {
         struct run_move *move = &plan->move[i];
 
         if (to_integer(&move->module, module, i, 0, run->modules - 1) != 0) {
-            return fail_key(place, "module", "names a module that ranks.jsonl does not");
+            return place_fail_key(place, "module",
+                                  "names a module that ranks.jsonl does not");
         }
         if (to_integer(&move->rank, pruned, i, 0,
                        run->module[move->module].capacity - 1) != 0) {
-            return fail_key(place, "pruned", "names a rank that its module has not");
+            return place_fail_key(place, "pruned",
+                                  "names a rank that its module has not");
         }
         if (to_integer(&move->source, source, i, -1,
                        run->module[move->module].capacity - 1) != 0) {
-            return fail_key(place, "source", "names a rank that its module has not");
+            return place_fail_key(place, "source",
+                                  "names a rank that its module has not");
         }
         if (to_integer(&move->age, age, i, -1, INT64_MAX) != 0) {
-            return fail_key(place, "age", "must hold whole numbers of -1 or more");
+            return place_fail_key(place, "age", "must hold whole numbers of -1 or more");
         }
         if (to_action(&move->action, json_array_get(action, i)) != 0) {
-            return fail_key(place, "action", "holds no action");
+            return place_fail_key(place, "action", "holds no action");
         }
-        if (to_real(&move->importance, json_array_get(importance, i)) != 0) {
-            return fail_key(place, "importance", "must hold numbers or null");
+        if (member_to_real(&move->importance, json_array_get(importance, i)) != 0) {
+            return place_fail_key(place, "importance", "must hold numbers or null");
         }
     }
     plan->moves = count;
@@ -489,11 +346,11 @@ static int take_plan(struct run *run, const json_t *line, const struct place *pl
     void           *grown = grow(run->plan, run->plans, sizeof *run->plan);
 
     if (grown == NULL) {
-        return fail(place, "out of memory");
+        return place_fail(place, "out of memory");
     }
     run->plan = grown;
-    if (get_integer(&plan.step, line, "step", 0, INT64_MAX, place) != 0 ||
-        get_real(&plan.p, line, "p", place) != 0) {
+    if (member_integer(&plan.step, line, "step", 0, INT64_MAX, place) != 0 ||
+        member_real(&plan.p, line, "p", place) != 0) {
         return -1;
     }
     if (take_moves(run, &plan, line, place) != 0) {
@@ -575,9 +432,9 @@ int run_read(struct run *run, const char *directory, char *error, size_t size)
         return -1;
     }
     if (read_start(run, error, size) != 0 ||
-        read_lines(run, "log.jsonl", take_log, error, size) != 0 ||
-        read_lines(run, "ranks.jsonl", take_sample, error, size) != 0 ||
-        read_lines(run, "plans.jsonl", take_plan, error, size) != 0) {
+        run_lines_read(run, "log.jsonl", take_log, error, size) != 0 ||
+        run_lines_read(run, "ranks.jsonl", take_sample, error, size) != 0 ||
+        run_lines_read(run, "plans.jsonl", take_plan, error, size) != 0) {
         run_free(run);
         return -1;
     }
