@@ -196,6 +196,31 @@ void bl__select_shuffle(const bl_adapter *adapter, bl_plan *plan, int64_t count)
  * in order, they are the first `total` of plan->entries. */
 void bl__grow(const bl_group *group, bl_plan *plan, int64_t total);
 
+/* ----- parts.c ----- */
+
+/* Run task(context, i) for i in [0, count): on the host's threads if it gave any. */
+void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
+                      void *context);
+/* Whether the cores are the host's, by its parallel_for, or the BLAS's. */
+int bl__owns_cores(const bl_group *group);
+/* How many of `most` rows of so many bytes a block has. */
+int64_t bl__block_rows(int64_t row_bytes, int64_t most);
+/* The most rows that a pass of this adapter takes at a time, whatever its rank becomes: by
+ * capacity, so that a resumed run has the blocks that it had. */
+int64_t bl__longest_block(const bl_options *options, const bl_spec *spec, int64_t max_n);
+/* How many rows a pass takes at a time, up to the tape's block. */
+int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape);
+/* Whether h is spread over panels of columns rather than rows: a factor of high rank is so
+ * large that each part should have its own share of it. With DoRA rows are rescaled next. */
+int bl__cut_by_columns(const bl_adapter *adapter);
+/* Into how many parts to cut rows, or columns, that take `work` multiplications together,
+ * and part i's start. A function of sizes alone once the host gives a parallel_for, so
+ * results do not depend on its threads. */
+enum { BL__MOST_PARTS = 8 };
+int64_t bl__row_parts(const bl_adapter *adapter, int64_t rows, double work);
+int64_t bl__column_parts(const bl_adapter *adapter, int64_t cols, double work);
+int64_t bl__part_start(int64_t size, int64_t parts, int64_t i);
+
 /* ----- tape.c ----- */
 
 struct bl_tape {
@@ -226,8 +251,6 @@ struct bl_tape {
  * are. */
 size_t bl__tape_bytes(const bl_options *options, const bl_spec *spec, int64_t max_n,
                       int32_t keep);
-/* How many of `most` rows of so many bytes a block has. */
-int64_t bl__block_rows(int64_t row_bytes, int64_t most);
 /* The tape's dropout, for its adapter and key; q = 0: none. */
 struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key);
 
@@ -235,24 +258,6 @@ struct bl__dropout bl__tape_dropout(const bl_adapter *adapter, int64_t key);
 int bl__pass_check(const bl_adapter *adapter, const bl_tape *tape, int64_t n);
 int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols,
                      int64_t ld);
-
-/* Run task(context, i) for i in [0, count): on the host's threads if it gave any. */
-void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
-                      void *context);
-/* Whether the cores are the host's, by its parallel_for, or the BLAS's. */
-int bl__owns_cores(const bl_group *group);
-/* How many rows a pass takes at a time, up to the tape's block. */
-int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape);
-/* Whether h is spread over panels of columns rather than rows: a factor of high rank is so
- * large that each part should have its own share of it. With DoRA rows are rescaled next. */
-int bl__cut_by_columns(const bl_adapter *adapter);
-/* Into how many parts to cut rows, or columns, that take `work` multiplications together,
- * and part i's start. A function of sizes alone once the host gives a parallel_for, so
- * results do not depend on its threads. */
-enum { BL__MOST_PARTS = 8 };
-int64_t bl__row_parts(const bl_adapter *adapter, int64_t rows, double work);
-int64_t bl__column_parts(const bl_adapter *adapter, int64_t cols, double work);
-int64_t bl__part_start(int64_t size, int64_t parts, int64_t i);
 
 /* ----- dora.c ----- */
 

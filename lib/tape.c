@@ -1,6 +1,6 @@
 /*
  * Tapes: what a forward leaves for its backward, and scratch for a block of rows. Also
- * what forward and backward share: argument checks and how their work is cut.
+ * the checks of arguments that forward and backward share.
  *
  * Memory: max_n * r for a backward, and block * (2 r + r, + in with dropout). With DoRA also
  * max_n * out: the output before it is rescaled, which the magnitudes' gradient needs, and
@@ -12,36 +12,12 @@
 
 #include "internal.h"
 
-/* Rows at a time: a block of the wider activation should stay in a core's cache while both
- * of its products read it. Where products take much longer than reading it, or the BLAS
- * does them on several threads, long blocks are better, if no scratch is as wide as that. */
-static const int64_t block_bytes = 2 << 20;
-static const int64_t long_block_bytes = 32 << 20;
-static const int64_t long_block = 4096; /* rows, at most */
-static const int64_t least_block = 64;
-static const int64_t high_rank = 17;
-
-/* Of a part: less is done before another thread has heard of it. */
-static const double least_work = 400000;
-
 struct layout {
     int64_t block;
     int64_t base_block;
     size_t  handle, ranks, dots_g, h, block_rank, dropped, total;
     size_t  kept, rescaled, dots, rows; /* with DoRA */
 };
-
-static int64_t block_rows(int64_t bytes, int64_t row_bytes, int64_t most)
-{
-    int64_t block = bytes / row_bytes;
-    block = block < least_block ? least_block : block;
-    return block > most ? most : block;
-}
-
-int64_t bl__block_rows(int64_t row_bytes, int64_t most)
-{
-    return block_rows(block_bytes, row_bytes, most);
-}
 
 static size_t matrix(int64_t rows, int64_t cols, size_t bytes)
 {
@@ -77,13 +53,8 @@ static struct layout lay_out(const bl_options *o, const bl_spec *spec, int64_t m
     const size_t  bytes = bl__dtype_bytes(o->activation_dtype);
     const int64_t in = spec->in_features;
     const int64_t out = spec->out_features;
-    const int64_t row_bytes = (in > out ? in : out) * (int64_t) bytes;
-    /* by capacity, so that a resumed run has the blocks that it had */
+    const int64_t block = bl__longest_block(o, spec, max_n);
     const int64_t rank = spec->capacity;
-    const int is_long = o->dropout == 0 && (rank >= high_rank || o->parallel_for == NULL);
-    const int64_t block = is_long ? block_rows(long_block_bytes, row_bytes,
-                                               max_n < long_block ? max_n : long_block)
-                                  : block_rows(block_bytes, row_bytes, max_n);
     const size_t  rank_bytes = bl__mul((size_t) rank, bytes);
     struct layout l = { .block = block, .base_block = out };
     l.handle = bl__round_up(sizeof(bl_tape));
@@ -224,71 +195,4 @@ int bl__matrix_check(const char *name, const void *data, int64_t n, int64_t cols
                         (long long) ld, INT_MAX);
     }
     return 0;
-}
-
-void bl__parallel_for(const bl_group *group, int64_t count, bl_task_fn task,
-                      void *context)
-{
-    if (group->options.parallel_for != NULL && count > 1) {
-        group->options.parallel_for(group->options.parallel_user, count, task, context);
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        task(context, i);
-    }
-}
-
-int bl__owns_cores(const bl_group *group)
-{
-    return group->options.parallel_for != NULL;
-}
-
-int64_t bl__pass_block(const bl_adapter *adapter, const bl_tape *tape)
-{
-    /* the tape was made for all that the adapter's rank can become */
-    const int64_t wide = adapter->in > adapter->out ? adapter->in : adapter->out;
-    const int64_t bytes = (int64_t) bl__dtype_bytes(adapter->group->dtype);
-    return bl__owns_cores(adapter->group) && adapter->rank < high_rank
-               ? bl__block_rows(wide * bytes, tape->block)
-               : tape->block;
-}
-
-int bl__cut_by_columns(const bl_adapter *adapter)
-{
-    return bl__owns_cores(adapter->group) && adapter->rank >= high_rank &&
-           !bl__is_dora(adapter);
-}
-
-static int64_t cut(const bl_group *group, int64_t size, int64_t least, double work)
-{
-    if (!bl__owns_cores(group)) {
-        return 1;
-    }
-    /* a power of two, since most sizes are multiples of one and kernels like those */
-    int64_t parts = 1;
-    while (2 * parts <= BL__MOST_PARTS && 2 * parts * least <= size &&
-           2 * (double) parts * least_work <= work) {
-        parts *= 2;
-    }
-    return parts;
-}
-
-int64_t bl__row_parts(const bl_adapter *adapter, int64_t rows, double work)
-{
-    /* a product is the slower the fewer rows it has and the higher its rank, but all cores
-     * are slower still with fewer parts than cores */
-    const int64_t most = adapter->rank <= 8 ? 8 : adapter->rank < high_rank ? 32 : 128;
-    const int64_t quarter = rows / 4 < 8 ? 8 : rows / 4;
-    const int64_t least = quarter < most ? quarter : most;
-    return cut(adapter->group, rows, least, work);
-}
-
-int64_t bl__column_parts(const bl_adapter *adapter, int64_t cols, double work)
-{
-    return cut(adapter->group, cols, 256, work);
-}
-
-int64_t bl__part_start(int64_t size, int64_t parts, int64_t i)
-{
-    return size * i / parts;
 }
