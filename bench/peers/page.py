@@ -6,7 +6,7 @@ import sys
 HEAD = """# Against PyTorch and PEFT
 
 This page is made by `make bench-peers-docs` from the results of `make bench-peers`, which
-installs PyTorch, transformers and PEFT below `build/` and takes some minutes. `PEERS_FLAGS`
+installs PyTorch, transformers and PEFT below `build/` and takes half an hour. `PEERS_FLAGS`
 goes to `bench/peers/run.py`: `--pairs`, `--trainings`, `--steps`, `--threads`, `--rank`. Results
 are in `build/peers/results/peers.json`.
 
