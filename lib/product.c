@@ -1,5 +1,6 @@
 /*
- * The three products of a pass: activations [rows, cols] with a thin factor f [r, cols].
+ * The products of a pass, activations [rows, cols] with a thin factor f [r, cols], and the one
+ * of DoRA's lengths, W0 with such a factor transposed.
  * A BLAS is made for products that are long in all three directions: it copies its operands
  * first, which here, where each element is used r times, takes as long as the product.
  * OpenBLAS has kernels for some processors that leave that out for products of up to a
@@ -39,7 +40,7 @@ void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r
                   int64_t cols, const void *x, int64_t ldx, const void *t, void *h)
 {
     const int     is_cut = cut(pieces, rows, r, 64, 64);
-    const int64_t row_step = is_cut ? least(24, rows) : rows;
+    const int64_t row_step = is_cut ? least(24, rows) : rows; /* all kernels like these */
     const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
     for (int64_t i = 0; i < rows; i += row_step) {
         for (int64_t j = 0; j < cols; j += col_step) {
