@@ -56,10 +56,14 @@ void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
                  int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
                  int64_t ldf, void *h)
 {
-    const int     is_cut = cut(pieces, rows, r, 16, 64);
-    const int64_t most = fit(1200, r, r < 128 ? 8 : 1, 128); /* OpenBLAS: elements of h */
+    const int is_cut = cut(pieces, rows, r, 16, 64);
+    /* few rows come from memory sooner than many; at lower ranks calls would be too small */
+    const int     few = pieces == BL__SMALL_PIECES && r > 8;
+    const int64_t most_rows = few ? 16 : 128;
+    const int64_t most = fit(1200, r, r < 128 ? 8 : 1, most_rows); /* OpenBLAS: of h */
     const int64_t row_step = is_cut ? least(most, rows) : rows;
-    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
+    const int64_t wide = fit(piece, row_step * r, 64, few ? least(1024, cols) : cols);
+    const int64_t col_step = is_cut ? wide : cols;
     for (int64_t j = 0; j < cols; j += col_step) {
         for (int64_t i = 0; i < rows; i += row_step) {
             bl__gemm(dtype, 0, 1, least(row_step, rows - i), r, least(col_step, cols - j),
