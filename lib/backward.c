@@ -55,16 +55,14 @@ static void rescale_rows(const struct pass *pass, int64_t part, int64_t from,
     const int64_t           out = adapter->out;
     const int64_t           row = pass->row + from;
     void *const             dots = bl__at(dtype, tape->dots, part * out);
-    const void *const       kept = tape->kept == NULL ? tape->y : tape->kept;
-    const int64_t           ldkept = tape->kept == NULL ? tape->ldy : out;
     if (pass->row == 0) {
         memset(dots, 0, (size_t) out * bl__dtype_bytes(dtype));
     }
-    bl__rescale_gradient(dtype, dots, bl__at(dtype, pass->grad, from * pass->ldgrad),
-                         pass->ldgrad, bl__at_const(dtype, pass->dy, row * pass->lddy),
-                         pass->lddy,
-                         adapter->frozen ? NULL : bl__at_const(dtype, kept, row * ldkept),
-                         ldkept, rows, out, adapter->ratio);
+    bl__rescale_gradient(
+        dtype, dots, bl__at(dtype, pass->grad, from * pass->ldgrad), pass->ldgrad,
+        bl__at_const(dtype, pass->dy, row * pass->lddy), pass->lddy,
+        adapter->frozen ? NULL : bl__at_const(dtype, tape->t, row * tape->ldt), tape->ldt,
+        rows, out, adapter->ratio);
 }
 
 /* D * g, H * g and a part of dg, and drop(X) where dA will need it */

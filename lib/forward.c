@@ -159,8 +159,8 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
     }
     tape->n = n;
     tape->key = key;
-    tape->y = y;
-    tape->ldy = ldy;
+    tape->t = tape->kept == NULL ? y : tape->kept;
+    tape->ldt = tape->kept == NULL ? ldy : adapter->out;
     tape->version = adapter->group->version;
     tape->filled = 1;
     return 0;

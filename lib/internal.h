@@ -240,8 +240,8 @@ struct bl_tape {
 
     /* with DoRA, NULL where not needed */
     void       *kept; /* [max_n or block, out] y before it is rescaled           */
-    const void *y;    /* the host's, rescaled, with BL_KEEP_BUT_Y                */
-    int64_t     ldy;
+    const void *t;    /* kept, or where that is NULL the host's y, rescaled */
+    int64_t     ldt;
     void       *rescaled; /* [block, out] of dy, or c (h * g) B^T; with dropout only */
     void       *dots;     /* [BL__MOST_PARTS, out] column sums of dy * kept          */
     void       *rows;     /* [base_block, in] of W0; with dropout only               */
