@@ -561,10 +561,10 @@ enum bl_keep {
     BL_KEEP_NOTHING = 0, /* inference only: no memory that grows with n */
     BL_KEEP_ALL = 1,     /* what a backward needs */
     BL_KEEP_BUT_Y = 2    /* the same without y, which dora wants again: n * out elements
-                          * less. The y of bl_forward stays as that call left it, where it
-                          * is, until the backward, which reads it; a magnitude that is 0
-                          * gets no gradient. As BL_KEEP_ALL without dora or where the
-                          * group has dropout. */
+                          * less. Leave the y of bl_forward as that call left it, where it
+                          * is, until the backward has read it: a bias goes elsewhere. A
+                          * magnitude that is 0 gets no gradient. As BL_KEEP_ALL without
+                          * dora or where the group has dropout. */
 };
 
 /**
