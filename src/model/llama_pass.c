@@ -40,11 +40,11 @@ int llama_tapes_create(bl_tape ***out, const struct llama *model,
         return -1;
     }
     for (int64_t i = 0; i < count; i++) {
-        int stays = keep && llama_output_stays((int) (i % LLAMA_PROJECTIONS));
+        int kept = llama_output_stays((int) (i % LLAMA_PROJECTIONS)) ? BL_KEEP_BUT_Y
+                                                                     : BL_KEEP_ALL;
+
         if (adapters->at[i] && bl_tape_create(&tapes[i], adapters->at[i], max_n,
-                                              stays  ? BL_KEEP_BUT_Y
-                                              : keep ? BL_KEEP_ALL
-                                                     : BL_KEEP_NOTHING) != 0) {
+                                              keep ? kept : BL_KEEP_NOTHING) != 0) {
             snprintf(error, size, "%s: %s", bl_adapter_get_name(adapters->at[i]),
                      bl_last_error());
             llama_tapes_free(tapes, model);
