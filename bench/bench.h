@@ -89,7 +89,10 @@ int report_end(struct report *report, const char *directory);
 
 /* ----- picture.c: what SUBJECT.json has, drawn ----- */
 
-int picture_has(const json_t *results);
+/* A member of results: "" or 0 where there is none. */
+const char *result_text(const json_t *object, const char *key);
+double      result_number(const json_t *object, const char *key);
+int         picture_has(const json_t *results);
 /* Of results that picture_has: draw DIRECTORY/SUBJECT.png, which path [path_size] gets, too.
  * 0, or -1 with a line. */
 int picture_draw(const json_t *results, const char *directory, char *path,
@@ -151,7 +154,7 @@ double layer_backward_flops(const struct layer *layer);
 /* A large square product on every thread, and its operations. */
 void   layer_peak(struct layer *layer);
 double layer_peak_flops(void);
-/* Read or update `count` floats, on all threads. */
+/* Read, update or write `count` floats, on all threads. */
 void memory_read(const float *from, int64_t count);
 void memory_update(float *to, int64_t count);
 void memory_write(float *to, int64_t count);

@@ -18,13 +18,13 @@ static const char *const colours[COLOURS] = {
 };
 static const int symbols[COLOURS] = { 7, 5, 9, 13, 11, 6, 4, 8 };
 
-static const char *text(const json_t *object, const char *key)
+const char *result_text(const json_t *object, const char *key)
 {
     const char *const value = json_string_value(json_object_get(object, key));
     return value == NULL ? "" : value;
 }
 
-static double number(const json_t *object, const char *key)
+double result_number(const json_t *object, const char *key)
 {
     return json_number_value(json_object_get(object, key));
 }
@@ -123,8 +123,8 @@ struct passes {
 
 static int is_row(const json_t *row, int side)
 {
-    return strcmp(text(row, "what"), "forward+backward") == 0 &&
-           strcmp(text(row, "against"), sides[side].against) == 0;
+    return strcmp(result_text(row, "what"), "forward+backward") == 0 &&
+           strcmp(result_text(row, "against"), sides[side].against) == 0;
 }
 
 static void survey_passes(struct passes *passes)
@@ -140,14 +140,14 @@ static void survey_passes(struct passes *passes)
                 continue;
             }
             for (int k = 0; k < passes->shape_count; k++) {
-                known |= strcmp(passes->shapes[k], text(row, "shape")) == 0;
+                known |= strcmp(passes->shapes[k], result_text(row, "shape")) == 0;
             }
             if (!known && passes->shape_count < MOST_VALUES) {
-                passes->shapes[passes->shape_count++] = text(row, "shape");
+                passes->shapes[passes->shape_count++] = result_text(row, "shape");
             }
-            note(&passes->n, number(row, "n"));
-            note(&passes->ranks, number(row, "rank"));
-            widen(&passes->ratios[side], number(row, "ratio"));
+            note(&passes->n, result_number(row, "n"));
+            note(&passes->ranks, result_number(row, "rank"));
+            widen(&passes->ratios[side], result_number(row, "ratio"));
         }
     }
 }
@@ -161,10 +161,12 @@ static void write_ratios(const struct passes *passes, int side, int shape, int r
             shape, rank);
     json_array_foreach(passes->rows, i, row)
     {
-        if (is_row(row, side) && strcmp(text(row, "shape"), passes->shapes[shape]) == 0 &&
-            number(row, "rank") == passes->ranks.value[rank]) {
-            fprintf(passes->script, "%.9g %.9g %.9g %.9g\n", number(row, "n"),
-                    number(row, "ratio"), number(row, "low"), number(row, "high"));
+        if (is_row(row, side) &&
+            strcmp(result_text(row, "shape"), passes->shapes[shape]) == 0 &&
+            result_number(row, "rank") == passes->ranks.value[rank]) {
+            fprintf(passes->script, "%.9g %.9g %.9g %.9g\n", result_number(row, "n"),
+                    result_number(row, "ratio"), result_number(row, "low"),
+                    result_number(row, "high"));
         }
     }
     fputs("EOD\n", passes->script);
@@ -286,15 +288,16 @@ static int write_curve(FILE *script, const json_t *points, const char *name, int
     int               count = 0;
     json_array_foreach(points, i, point)
     {
-        last = strcmp(text(point, "curve"), name) == 0 ? point : last;
+        last = strcmp(result_text(point, "curve"), name) == 0 ? point : last;
     }
     fprintf(script, "$%s << EOD\nNaN NaN NaN\n", curves[curve].name);
     json_array_foreach(points, i, point)
     {
-        if (strcmp(text(point, "curve"), name) == 0) {
-            const double at = number(point, "x"), value = number(point, key);
+        if (strcmp(result_text(point, "curve"), name) == 0) {
+            const double at = result_number(point, "x"),
+                         value = result_number(point, key);
             fprintf(script, "%.9g %.9g %.9g\n", at, value,
-                    number(last, key) * at / number(last, "x"));
+                    result_number(last, key) * at / result_number(last, "x"));
             note(x, at);
             widen(range, value);
             count++;
@@ -330,7 +333,8 @@ static void draw_panel(FILE *script, const json_t *results, int panel, int quant
         }
         snprintf(slope, sizeof slope, "slope of %s over %s: %s",
                  quantities[quantity].name, panels[panel].over, curves[i].name);
-        snprintf(label, sizeof label, "%s: slope %.2f", title, number(slopes, slope));
+        snprintf(label, sizeof label, "%s: slope %.2f", title,
+                 result_number(slopes, slope));
         fprintf(script,
                 "%s$%s using 1:2 with linespoints lw 3 pt %d ps (1.2 * P) lc rgb '%s' "
                 "title ",
@@ -373,15 +377,15 @@ static void draw_growth(FILE *script, const json_t *results)
 void picture_machine(const json_t *results, char *line, size_t size)
 {
     const json_t *const machine = json_object_get(results, "machine");
-    const double        threads = number(machine, "threads");
+    const double        threads = result_number(machine, "threads");
     snprintf(line, size, "%s, %.0f thread%s; %s; libbeamlora %s",
-             text(machine, "processor"), threads, threads == 1 ? "" : "s",
-             text(machine, "cblas"), text(machine, "library"));
+             result_text(machine, "processor"), threads, threads == 1 ? "" : "s",
+             result_text(machine, "cblas"), result_text(machine, "library"));
 }
 
 int picture_has(const json_t *results)
 {
-    const char *const subject = text(results, "subject");
+    const char *const subject = result_text(results, "subject");
     size_t            i;
     json_t           *row;
     if (strcmp(subject, "growth") == 0) {
@@ -401,7 +405,7 @@ int picture_has(const json_t *results)
 int picture_draw(const json_t *results, const char *directory, char *path,
                  size_t path_size, char *error, size_t size)
 {
-    const char *const subject = text(results, "subject");
+    const char *const subject = result_text(results, "subject");
     FILE *const       script = gnuplot_script();
     if (script == NULL) {
         snprintf(error, size, "no temporary file: %s", strerror(errno));

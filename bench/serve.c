@@ -2,8 +2,8 @@
  * One side of the comparison with other programs: layers made and run as a line on stdin
  * says, one answer a line. The line is a layer to make, {"kind", "inputs", "outputs", "n",
  * "rank"}, to which the answer is null; or null, which runs it, forward and backward, and
- * is answered with the seconds of one run. Of the kind "floor" it is what no layer can be
- * faster than, see layer.c. The other program works in between, so nothing here keeps a core
+ * is answered with the seconds of one run. The kind "floor" is that of layer.c, memory's
+ * traffic or the operations. The other program works in between, so nothing here keeps a core
  * while it waits for a line.
  */
 #include <math.h>

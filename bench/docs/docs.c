@@ -22,17 +22,6 @@ static json_t *read_results(const char *directory, const char *subject)
     return results;
 }
 
-static const char *text(const json_t *object, const char *key)
-{
-    const char *const value = json_string_value(json_object_get(object, key));
-    return value == NULL ? "" : value;
-}
-
-static double number(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 static void write_time(double seconds)
 {
     if (seconds < 1e-3) {
@@ -51,16 +40,17 @@ static void write_table(const json_t *results, const char *what)
          "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |");
     json_array_foreach(json_object_get(results, "rows"), i, row)
     {
-        if (what[0] != '\0' && strcmp(text(row, "what"), what) != 0) {
+        if (what[0] != '\0' && strcmp(result_text(row, "what"), what) != 0) {
             continue;
         }
-        printf("| %s | %s | %s | %.0f | %.0f | ", text(row, "what"), text(row, "against"),
-               text(row, "shape"), number(row, "n"), number(row, "rank"));
-        write_time(number(row, "seconds"));
+        printf("| %s | %s | %s | %.0f | %.0f | ", result_text(row, "what"),
+               result_text(row, "against"), result_text(row, "shape"),
+               result_number(row, "n"), result_number(row, "rank"));
+        write_time(result_number(row, "seconds"));
         printf(" | ");
-        write_time(number(row, "other"));
-        printf(" | %.3f | %.3f to %.3f |\n", number(row, "ratio"), number(row, "low"),
-               number(row, "high"));
+        write_time(result_number(row, "other"));
+        printf(" | %.3f | %.3f to %.3f |\n", result_number(row, "ratio"),
+               result_number(row, "low"), result_number(row, "high"));
     }
 }
 
@@ -80,12 +70,12 @@ static void write_targets(const json_t *results)
         "|\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     json_array_foreach(json_object_get(results, "targets"), i, row)
     {
-        printf("| %s | %s | %.0f | %.0f | %.3f | ", text(row, "what"),
-               text(row, "against"), number(row, "least_n"), number(row, "rows"),
-               number(row, "mean"));
-        write_limit(number(row, "mean_wanted"));
-        printf(" | %.3f | ", number(row, "worst"));
-        write_limit(number(row, "worst_wanted"));
+        printf("| %s | %s | %.0f | %.0f | %.3f | ", result_text(row, "what"),
+               result_text(row, "against"), result_number(row, "least_n"),
+               result_number(row, "rows"), result_number(row, "mean"));
+        write_limit(result_number(row, "mean_wanted"));
+        printf(" | %.3f | ", result_number(row, "worst"));
+        write_limit(result_number(row, "worst_wanted"));
         puts(" |");
     }
 }
@@ -98,9 +88,9 @@ static void write_curves(const json_t *results)
     puts("| | x | time | memory |\n| --- | ---: | ---: | ---: |");
     json_array_foreach(json_object_get(results, "points"), i, row)
     {
-        printf("| %s | %.0f | ", text(row, "curve"), number(row, "x"));
-        write_time(number(row, "seconds"));
-        printf(" | %.1f MB |\n", number(row, "bytes") / 1e6);
+        printf("| %s | %.0f | ", result_text(row, "curve"), result_number(row, "x"));
+        write_time(result_number(row, "seconds"));
+        printf(" | %.1f MB |\n", result_number(row, "bytes") / 1e6);
     }
     putchar('\n');
     json_object_foreach(json_object_get(results, "numbers"), name, value)
@@ -119,7 +109,7 @@ static void write_machine(const json_t *results)
 /* 0, or 1 with a line. */
 static int write_picture(const json_t *results, const char *words, const char *pictures)
 {
-    const char *const subject = text(results, "subject");
+    const char *const subject = result_text(results, "subject");
     char              path[1024], error[512];
     if (!picture_has(results)) {
         fprintf(stderr, "docs: %s has no picture\n", subject);
