@@ -72,12 +72,12 @@ void bl__gather(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
 /* ----- rescale.c ----- */
 
 /* DoRA's passes over [rows, cols], with a factor for every column.
- *     rescale:   kept = y (NULL: not wanted), y = ratio y
+ *     rescale:   kept = y (NULL: not wanted; is_far: past the caches), y = ratio y
  *     combine:   y += (ratio - 1) u + ratio l,  u += l
  *     gradient:  dots[j] += sum over i of dy kept (NULL: not wanted), to = ratio dy
  *     subtract:  a -= b */
-void bl__rescale(int32_t dtype, void *kept, void *y, int64_t ldy, int64_t rows,
-                 int64_t cols, const void *ratio);
+void bl__rescale(int32_t dtype, void *kept, int is_far, void *y, int64_t ldy,
+                 int64_t rows, int64_t cols, const void *ratio);
 void bl__rescale_combine(int32_t dtype, void *y, int64_t ldy, void *u, const void *l,
                          int64_t rows, int64_t cols, const void *ratio);
 void bl__rescale_gradient(int32_t dtype, void *dots, void *to, int64_t ldto,

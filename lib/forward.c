@@ -11,6 +11,9 @@
 
 #include "internal.h"
 
+/* More than this is no longer in a cache when the backward wants it. */
+static const int64_t far_bytes = 4 << 20;
+
 struct pass {
     const bl_adapter  *adapter;
     bl_tape           *tape;
@@ -21,6 +24,7 @@ struct pass {
     const void *x;
     int64_t     ldx;
     int         dora, project; /* project: DoRA on drop(x) */
+    int         is_far;        /* what is kept */
 };
 
 static void drop_rows(void *context, int64_t part)
@@ -84,8 +88,8 @@ static void forward_rows(void *context, int64_t part)
         bl__rescale_combine(dtype, y, pass->ldy, kept_rows(pass, from), sum, rows,
                             adapter->out, adapter->ratio);
     } else if (pass->dora) {
-        bl__rescale(dtype, tape->keep ? kept_rows(pass, from) : NULL, y, pass->ldy, rows,
-                    adapter->out, adapter->ratio);
+        bl__rescale(dtype, tape->keep ? kept_rows(pass, from) : NULL, pass->is_far, y,
+                    pass->ldy, rows, adapter->out, adapter->ratio);
     }
 }
 
@@ -151,6 +155,8 @@ int bl_forward(const bl_adapter *adapter, bl_tape *tape, int64_t n, void *y, int
         .dora = bl__is_dora(adapter),
     };
     pass.project = pass.dora && pass.dropout.q > 0;
+    pass.is_far =
+        n * adapter->out * (int64_t) bl__dtype_bytes(adapter->group->dtype) > far_bytes;
     bl__adapter_importance(adapter, tape->g, tape->true_g);
     const int64_t block = bl__pass_block(adapter, tape);
     for (pass.row = 0; pass.row < n; pass.row += pass.rows) {

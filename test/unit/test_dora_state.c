@@ -279,6 +279,53 @@ START_TEST(left_memory)
 }
 END_TEST
 
+/* Copies that are larger than a cache, in rows that begin at multiples of 16 bytes and in
+ * rows that do not: the gradient is that of y as it was. */
+START_TEST(far)
+{
+    enum { ROWS_N = 1500, NARROW = 6 };
+    const int64_t tall = 900 + _i;
+    bl_options    opt = default_options(BL_F32);
+    mat           w0 = mat_random(BL_F32, tall, NARROW, NARROW, 1);
+    mat           x = mat_random(BL_F32, ROWS_N, NARROW, NARROW, 2);
+    mat           y = mat_random(BL_F32, ROWS_N, tall, tall, 3);
+    mat           dy = mat_random(BL_F32, ROWS_N, tall, tall, 4);
+    bl_tape      *tape = NULL;
+    opt.dora = 1;
+    opt.rank = 4;
+    opt.base = w0.data;
+    bl_adapter *a = make_adapter(NARROW, tall, &opt, 6);
+    bl_view     length = view_of(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS);
+    double     *was = view_doubles(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS);
+    for (int64_t i = 0; i < tall; i++) {
+        was[i] = was[i] * 1.5; /* so that y changes */
+        set_value(length.data, length.dtype, i, was[i]);
+    }
+    check_ok(bl_group_touch(bl_adapter_get_group(a)));
+    check_ok(bl_tape_create(&tape, a, ROWS_N, BL_KEEP_ALL));
+    check_ok(bl_forward(a, tape, ROWS_N, y.data, y.ld, x.data, x.ld, BL_NO_DROPOUT));
+    double *sums = calloc((size_t) tall, sizeof *sums);
+    for (int64_t t = 0; t < ROWS_N; t++) {
+        for (int64_t i = 0; i < tall; i++) {
+            sums[i] += mat_get(&dy, t, i) * mat_get(&y, t, i) / was[i];
+        }
+    }
+    memset(y.data, 0, (size_t) (ROWS_N * tall) * sizeof(float)); /* it is the host's */
+    check_ok(bl_backward(a, tape, ROWS_N, NULL, 0, dy.data, dy.ld, x.data, x.ld));
+    double *gradient = view_doubles(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_GRADIENTS);
+    check_le(error_of(gradient, sums, tall), 1e-4);
+    free(gradient);
+    free(sums);
+    free(was);
+    bl_tape_free(tape);
+    bl_adapter_free(a);
+    mat_free(&w0);
+    mat_free(&x);
+    mat_free(&y);
+    mat_free(&dy);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("dora_state");
@@ -293,6 +340,7 @@ static Suite *make_suite(void)
     tcase_add_loop_test(tape, left, 0, 32);
     tcase_add_test(tape, left_zero);
     tcase_add_test(tape, left_memory);
+    tcase_add_loop_test(tape, far, 0, 2);
     suite_add_tcase(suite, tape);
     return suite;
 }
