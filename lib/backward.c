@@ -85,7 +85,7 @@ static void differentiate_rows(void *context, int64_t part)
                 parameters(pass, adapter->b), adapter->out, d);
     if (!adapter->frozen) {
         const void *const h = bl__at_const(dtype, tape->h, row * r);
-        bl__add_column_dots(dtype, tape->dg + (1 + part) * r, d, h, rows, r);
+        bl__add_column_dots(dtype, tape->dg + (1 + part) * r, d, r, h, r, rows, r);
         bl__scale_columns(dtype, bl__at(dtype, tape->hg, from * r), h, rows, r, tape->g);
     }
     bl__scale_columns(dtype, d, d, rows, r, tape->g);

@@ -93,13 +93,15 @@ static void measure_rows(void *context, int64_t part)
     const void *const                       w = base_rows(
                               adapter, first, rows,
         scratch->rows == NULL ? NULL : bl__at(dtype, scratch->rows, from * in), &ld);
-    void *const       q = bl__at(dtype, scratch->products, from * r);
+    void *const       part_scratch = bl__at(dtype, scratch->products, from * r);
     const void *const b = parameters(adapter, adapter->b + first);
     double *const     dots = adapter->lengths + first;
-    bl__multiply(dtype, group->pieces, rows, r, in, w, ld, scratch->a, q);
-    bl__gemm(dtype, 1, 0, rows, r, r, adapter->scaling / 2, b, out, scratch->gram, r, 1,
-             q, r);
-    bl__row_dots(dtype, dots, q, b, out, rows, r);
+    memset(dots, 0, (size_t) rows * sizeof *dots);
+    bl__gemm(dtype, 0, 0, r, rows, r, adapter->scaling / 2, scratch->gram, r, b, out, 0,
+             part_scratch, rows);
+    bl__add_column_dots(dtype, dots, part_scratch, rows, b, out, r, rows);
+    bl__add_row_dots(dtype, group->pieces, rows, r, in, dots, w, ld, scratch->a, b, out,
+                     part_scratch);
     for (int64_t i = 0; i < rows; i++) {
         const double square =
             adapter->base_squares[first + i] + 2 * adapter->scaling * dots[i];

@@ -107,17 +107,26 @@ enum { PANEL = 16 };
             }                                                                            \
         }                                                                                \
     }                                                                                    \
-    static void row_dots_##suffix(double *dots, const type *a, const type *b,            \
-                                  int64_t ldb, int64_t rows, int64_t cols)               \
+    BL__VECTORS static void add_crossed_dots_##suffix(                                   \
+        double *restrict dots, const type *restrict a, const type *restrict b,           \
+        int64_t ldb, int64_t rows, int64_t cols)                                         \
     {                                                                                    \
         for (int64_t from = 0; from < rows; from += PANEL) {                             \
             const int64_t to = rows - from < PANEL ? rows : from + PANEL;                \
             for (int64_t j = 0; j < cols; j++) {                                         \
                 for (int64_t i = from; i < to; i++) {                                    \
-                    const double term =                                                  \
-                        (double) a[i * cols + j] * (double) b[j * ldb + i];              \
-                    dots[i] = j == 0 ? term : dots[i] + term;                            \
+                    dots[i] += (double) a[i * cols + j] * (double) b[j * ldb + i];       \
                 }                                                                        \
+            }                                                                            \
+        }                                                                                \
+    }                                                                                    \
+    BL__VECTORS static void add_column_dots_##suffix(                                    \
+        double *restrict sums, const type *restrict a, int64_t lda, const type *b,       \
+        int64_t ldb, int64_t rows, int64_t cols)                                         \
+    {                                                                                    \
+        for (int64_t i = 0; i < rows; i++) {                                             \
+            for (int64_t j = 0; j < cols; j++) {                                         \
+                sums[j] += (double) a[i * lda + j] * (double) b[i * ldb + j];            \
             }                                                                            \
         }                                                                                \
     }
@@ -135,35 +144,23 @@ void bl__transpose(int32_t dtype, void *dst, const void *src, int64_t rows, int6
     }
 }
 
-void bl__row_dots(int32_t dtype, double *dots, const void *a, const void *b, int64_t ldb,
-                  int64_t rows, int64_t cols)
+void bl__add_crossed_dots(int32_t dtype, double *dots, const void *a, const void *b,
+                          int64_t ldb, int64_t rows, int64_t cols)
 {
     if (dtype == BL_F32) {
-        row_dots_f32(dots, a, b, ldb, rows, cols);
+        add_crossed_dots_f32(dots, a, b, ldb, rows, cols);
     } else {
-        row_dots_f64(dots, a, b, ldb, rows, cols);
+        add_crossed_dots_f64(dots, a, b, ldb, rows, cols);
     }
 }
 
-void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
-                         int64_t rows, int64_t cols)
+void bl__add_column_dots(int32_t dtype, double *sums, const void *a, int64_t lda,
+                         const void *b, int64_t ldb, int64_t rows, int64_t cols)
 {
     if (dtype == BL_F32) {
-        const float *x = a;
-        const float *y = b;
-        for (int64_t i = 0; i < rows; i++, x += cols, y += cols) {
-            for (int64_t j = 0; j < cols; j++) {
-                sums[j] += (double) x[j] * (double) y[j];
-            }
-        }
+        add_column_dots_f32(sums, a, lda, b, ldb, rows, cols);
     } else {
-        const double *x = a;
-        const double *y = b;
-        for (int64_t i = 0; i < rows; i++, x += cols, y += cols) {
-            for (int64_t j = 0; j < cols; j++) {
-                sums[j] += x[j] * y[j];
-            }
-        }
+        add_column_dots_f64(sums, a, lda, b, ldb, rows, cols);
     }
 }
 

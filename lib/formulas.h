@@ -25,12 +25,12 @@ void bl__scale_columns(int32_t dtype, void *dst, const void *src, int64_t rows,
 /* dst [cols, rows] = (diag(g) src)^T */
 void bl__transpose(int32_t dtype, void *dst, const void *src, int64_t rows, int64_t cols,
                    const double *g);
-/* dots[i] = sum over j of a[i, j] * b[j, i] */
-void bl__row_dots(int32_t dtype, double *dots, const void *a, const void *b, int64_t ldb,
-                  int64_t rows, int64_t cols);
+/* dots[i] += sum over j of a[i, j] * b[j, i] */
+void bl__add_crossed_dots(int32_t dtype, double *dots, const void *a, const void *b,
+                          int64_t ldb, int64_t rows, int64_t cols);
 /* sums[j] += sum over i of a[i, j] * b[i, j] */
-void bl__add_column_dots(int32_t dtype, double *sums, const void *a, const void *b,
-                         int64_t rows, int64_t cols);
+void bl__add_column_dots(int32_t dtype, double *sums, const void *a, int64_t lda,
+                         const void *b, int64_t ldb, int64_t rows, int64_t cols);
 /* Largest finite value of a dtype. */
 double bl__largest(int32_t dtype);
 /* Sum of squares, and largest |x| (infinite or NaN if any is). */
@@ -53,12 +53,13 @@ void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first
  * their operands. */
 enum bl__pieces { BL__WHOLE, BL__PIECES, BL__SMALL_PIECES };
 
-/*     multiply: h [rows, r] = x t, t [cols, r]
+/*     row dots: dots[i] += (x t)_i . f_i, t [cols, r]; scratch has rows * r elements
  *     project:  h [rows, r] = alpha x f^T
  *     spread:   y = alpha h f + beta y
  *     gather:   f = alpha h^T x + beta f */
-void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
-                  int64_t cols, const void *x, int64_t ldx, const void *t, void *h);
+void bl__add_row_dots(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                      int64_t cols, double *dots, const void *x, int64_t ldx,
+                      const void *t, const void *f, int64_t ldf, void *scratch);
 void bl__project(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
                  int64_t cols, double alpha, const void *x, int64_t ldx, const void *f,
                  int64_t ldf, void *h);

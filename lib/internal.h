@@ -73,7 +73,7 @@ struct bl_group {
     struct bl__lengths_scratch {
         void   *rows;      /* [block, in] of W0; NULL: all of them are in memory */
         void   *a;         /* [in, rank] (diag(g) A)^T                          */
-        void   *products;  /* [block, rank]                                     */
+        void   *products;  /* [block, rank] or [rank, block]                    */
         void   *gram;      /* [rank, rank]                                      */
         double *g;         /* [rank]                                            */
     } lengths_scratch;     /* of refresh in dora.c, for the largest adapter     */

@@ -1,6 +1,6 @@
 /*
  * The products of a pass, activations [rows, cols] with a thin factor f [r, cols], and the one
- * of DoRA's lengths, W0 with such a factor transposed.
+ * of DoRA's lengths, of W0 with such a factor transposed.
  * A BLAS is made for products that are long in all three directions: it copies its operands
  * first, which here, where each element is used r times, takes as long as the product.
  * OpenBLAS has kernels for some processors that leave that out for products of up to a
@@ -36,19 +36,28 @@ static int cut(enum bl__pieces pieces, int64_t rows, int64_t r, int64_t most,
     return pieces != BL__WHOLE && (r <= rank || rows <= few_rows);
 }
 
-void bl__multiply(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
-                  int64_t cols, const void *x, int64_t ldx, const void *t, void *h)
+void bl__add_row_dots(int32_t dtype, enum bl__pieces pieces, int64_t rows, int64_t r,
+                      int64_t cols, double *dots, const void *x, int64_t ldx,
+                      const void *t, const void *f, int64_t ldf, void *scratch)
 {
-    const int     is_cut = cut(pieces, rows, r, 64, 64);
-    const int64_t row_step = is_cut ? least(24, rows) : rows; /* all kernels like these */
-    const int64_t col_step = is_cut ? fit(piece, row_step * r, 64, cols) : cols;
+    if (!cut(pieces, rows, r, 64, 64)) {
+        /* the long side first, as a BLAS likes it */
+        bl__gemm(dtype, 1, 1, r, rows, cols, 1, t, r, x, ldx, 0, scratch, rows);
+        bl__add_column_dots(dtype, dots, scratch, rows, f, ldf, r, rows);
+        return;
+    }
+    /* kernels like these, as measured */
+    const int64_t row_step = least(pieces == BL__SMALL_PIECES ? 12 : 24, rows);
+    const int64_t col_step = fit(piece, row_step * r, 64, cols);
     for (int64_t i = 0; i < rows; i += row_step) {
+        const int64_t some = least(row_step, rows - i);
         for (int64_t j = 0; j < cols; j += col_step) {
-            bl__gemm(dtype, 0, 0, least(row_step, rows - i), r, least(col_step, cols - j),
-                     1, bl__at_const(dtype, x, i * ldx + j), ldx,
-                     bl__at_const(dtype, t, j * r), r, j > 0 ? 1 : 0,
-                     bl__at(dtype, h, i * r), r);
+            bl__gemm(dtype, 0, 0, some, r, least(col_step, cols - j), 1,
+                     bl__at_const(dtype, x, i * ldx + j), ldx,
+                     bl__at_const(dtype, t, j * r), r, j > 0 ? 1 : 0, scratch, r);
         }
+        bl__add_crossed_dots(dtype, dots + i, scratch, bl__at_const(dtype, f, i), ldf,
+                             some, r);
     }
 }
 

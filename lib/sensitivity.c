@@ -40,7 +40,7 @@ double bl__sensitivity_mean(int32_t dtype, const void *average, const void *unce
                             int64_t count)
 {
     double sum = 0;
-    bl__add_column_dots(dtype, &sum, average, uncertainty, count, 1);
+    bl__add_column_dots(dtype, &sum, average, 1, uncertainty, 1, count, 1);
     return sum / (double) count;
 }
 
