@@ -53,9 +53,9 @@ static void train_lora(void *context)
     train(&((struct contest *) context)->sides[1]);
 }
 
-/* LoRA's step, and reading and writing once what DoRA reads and writes more. What a cache
- * fetches before it is overwritten is counted as the processor does; dy is in the cache,
- * and half of it read and written is as much as all of it written. */
+/* LoRA's step, and reading and writing once what DoRA reads and writes more. dy is in the
+ * cache, and the copy of y goes past it: half of them read and written is as much as all of
+ * them written. */
 static void train_lora_and_move(void *context)
 {
     const struct contest *const c = context;
@@ -66,7 +66,7 @@ static void train_lora_and_move(void *context)
     if (c->kept == NULL) {
         memory_read(l->y, (int64_t) ROWS * OUT);
     } else {
-        memory_write(c->kept, (int64_t) ROWS * OUT);
+        memory_update(c->kept, (int64_t) ROWS * OUT / 2);
         memory_read(c->kept, (int64_t) ROWS * OUT);
     }
 }
