@@ -53,7 +53,8 @@ void bl__dropout(int32_t dtype, const struct bl__dropout *dropout, int64_t first
  * their operands. */
 enum bl__pieces { BL__WHOLE, BL__PIECES, BL__SMALL_PIECES };
 
-/*     row dots: dots[i] += (x t)_i . f_i, t [cols, r]; scratch has rows * r elements
+/*     row dots: dots[i] += sum over k of (x t)[i, k] * f[k, i], with t [cols, r] and
+ *               f [r, rows]; scratch has rows * r elements
  *     project:  h [rows, r] = alpha x f^T
  *     spread:   y = alpha h f + beta y
  *     gather:   f = alpha h^T x + beta f */

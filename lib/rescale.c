@@ -78,7 +78,7 @@ DEFINE_PASSES(float, f32)
 DEFINE_PASSES(double, f64)
 
 /* Copies a row that nobody reads soon: past the caches, which would first fetch what is
- * overwritten, where it can be said. */
+ * overwritten, where it can be said. Other threads see it after a fence. */
 static void put_away(void *restrict dst, const void *restrict src, size_t bytes)
 {
 #ifdef __SSE2__
@@ -93,8 +93,7 @@ static void put_away(void *restrict dst, const void *restrict src, size_t bytes)
     memcpy(dst, src, bytes);
 }
 
-/* For other threads what was put away is there from now on. */
-static void finish_putting_away(void)
+static void fence(void)
 {
 #ifdef __SSE2__
     _mm_sfence();
@@ -118,7 +117,9 @@ void bl__rescale(int32_t dtype, void *kept, int is_far, void *y, int64_t ldy,
             rescale_f64(to, cols, ratio);
         }
     }
-    finish_putting_away();
+    if (kept != NULL && is_far) {
+        fence();
+    }
 }
 
 void bl__rescale_combine(int32_t dtype, void *y, int64_t ldy, void *u, const void *l,

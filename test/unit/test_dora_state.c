@@ -295,28 +295,27 @@ START_TEST(far)
     opt.rank = 4;
     opt.base = w0.data;
     bl_adapter *a = make_adapter(NARROW, tall, &opt, 6);
-    bl_view     length = view_of(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS);
-    double     *was = view_doubles(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS);
+    double     *magnitude = view_doubles(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS);
+    double     *sums = must_doubles(tall);
     for (int64_t i = 0; i < tall; i++) {
-        was[i] = was[i] * 1.5; /* so that y changes */
-        set_value(length.data, length.dtype, i, was[i]);
+        magnitude[i] *= 1.5; /* so that y changes */
     }
+    view_write(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_PARAMETERS, magnitude);
     check_ok(bl_group_touch(bl_adapter_get_group(a)));
     check_ok(bl_tape_create(&tape, a, ROWS_N, BL_KEEP_ALL));
     check_ok(bl_forward(a, tape, ROWS_N, y.data, y.ld, x.data, x.ld, BL_NO_DROPOUT));
-    double *sums = calloc((size_t) tall, sizeof *sums);
     for (int64_t t = 0; t < ROWS_N; t++) {
         for (int64_t i = 0; i < tall; i++) {
-            sums[i] += mat_get(&dy, t, i) * mat_get(&y, t, i) / was[i];
+            sums[i] += mat_get(&dy, t, i) * mat_get(&y, t, i) / magnitude[i];
         }
     }
-    memset(y.data, 0, (size_t) (ROWS_N * tall) * sizeof(float)); /* it is the host's */
+    mat_zero(&y); /* it is the host's */
     check_ok(bl_backward(a, tape, ROWS_N, NULL, 0, dy.data, dy.ld, x.data, x.ld));
     double *gradient = view_doubles(a, BL_TENSOR_MAGNITUDE, BL_BUFFER_GRADIENTS);
     check_le(error_of(gradient, sums, tall), 1e-4);
     free(gradient);
     free(sums);
-    free(was);
+    free(magnitude);
     bl_tape_free(tape);
     bl_adapter_free(a);
     mat_free(&w0);
